@@ -1,0 +1,96 @@
+"""Runs `mp_*.py` files on MicroPython.
+
+Every `def test_...()` of such a file is one test in a fresh VM with the heap of a single module
+(192k; a line `# heap: 320k` changes it). A file with a line `# also: cpython` is collected a
+second time for CPython, where `tests/shim` stands in for the module `micropython`. A line
+`# nightly: test_name` marks a long test. A test skips itself by raising `mptest.SkipTest`.
+Long variants read the environment variable CHARGEKEEP_NIGHTLY ("1" or "0").
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TESTS = ROOT / "tests"
+MICROPYTHON = Path(sys.executable).parent / "micropython"
+MP_PATHS = [ROOT / "firmware", ROOT / "boards" / "UNIX", ROOT / "boards", TESTS]
+
+_TEST = re.compile(r"^(?:async )?def (test_\w+)\(", re.M)
+_HEAP = re.compile(r"^# heap: (\d+k)$", re.M)
+_ALSO = re.compile(r"^# also: cpython$", re.M)
+_NIGHTLY = re.compile(r"^# nightly: (test_\w+)$", re.M)
+SKIPPED = 77
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "micropython: runs in a MicroPython VM")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--nightly", action="store_true", help="run the long variants as well")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--nightly"):
+        return
+    for item in items:
+        if item.get_closest_marker("nightly"):
+            item.add_marker(pytest.mark.skip(reason="long: make nightly"))
+
+
+def pytest_collect_file(parent, file_path):
+    if file_path.suffix == ".py" and file_path.name.startswith("mp_"):
+        return MpFile.from_parent(parent, path=file_path)
+
+
+class MpFile(pytest.File):
+    def collect(self):
+        source = self.path.read_text()
+        heap = _HEAP.search(source)
+        interpreters = [("vm", heap.group(1) if heap else "192k")]
+        if _ALSO.search(source):
+            interpreters.append(("cpython", ""))
+        nightly = set(_NIGHTLY.findall(source))
+        for name in _TEST.findall(source):
+            for interpreter, size in interpreters:
+                item = MpItem.from_parent(self, name=f"{name}[{interpreter}]")
+                item.function, item.interpreter, item.heap = name, interpreter, size
+                if name in nightly:
+                    item.add_marker("nightly")
+                yield item
+
+
+class MpItem(pytest.Item):
+    def runtest(self):
+        paths = list(map(str, MP_PATHS))
+        env = dict(os.environ, CHARGEKEEP_NIGHTLY=str(int(self.config.getoption("--nightly"))))
+        if self.interpreter == "vm":
+            command = [MICROPYTHON, "-X", f"heapsize={self.heap}"]
+            env["MICROPYPATH"] = ":".join([".frozen", *paths])
+        else:
+            command = [sys.executable]
+            env["PYTHONPATH"] = ":".join([*paths, str(TESTS / "shim")])
+        command += [TESTS / "run_mp.py", self.path, self.function]
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+        if done.returncode == SKIPPED:
+            pytest.skip(done.stdout.strip().splitlines()[-1])
+        if done.returncode:
+            raise MpFailure(done.stdout + done.stderr)
+        self.add_report_section("call", "stdout", done.stdout)
+
+    def repr_failure(self, excinfo):
+        if isinstance(excinfo.value, MpFailure):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo)
+
+    def reportinfo(self):
+        return self.path, None, self.name
+
+
+class MpFailure(Exception):
+    """The VM's output of a failed test."""

@@ -1,0 +1,32 @@
+# Runs one test function of one file, on MicroPython or CPython: run_mp.py FILE FUNCTION.
+# Exit status: 0 passed, 1 failed, 77 skipped.
+
+import sys
+
+from mptest import SkipTest
+
+
+def main(path, name):
+    scope = {"__name__": "test", "__file__": path}
+    with open(path) as f:
+        exec(compile(f.read(), path, "exec"), scope)
+    result = scope[name]()
+    if result is not None:  # an `async def` test
+        import asyncio
+
+        asyncio.run(result)
+
+
+try:
+    main(sys.argv[1], sys.argv[2])
+except SkipTest as e:
+    print(e)
+    sys.exit(77)
+except Exception as e:
+    if hasattr(sys, "print_exception"):
+        sys.print_exception(e)
+    else:
+        import traceback
+
+        traceback.print_exc()
+    sys.exit(1)

@@ -1,0 +1,3 @@
+"""Host tools for chargekeep."""
+
+__version__ = "0.1.0"
