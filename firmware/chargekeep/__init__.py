@@ -1,3 +1,3 @@
-# Offline-first EV charging: decide, meter, record, sync. Import the stage you need; app.py wires them all.
+# Offline-first EV charging: decide, meter, record, sync. app.py wires the stages together.
 
 __version__ = "0.1.0"
