@@ -35,5 +35,9 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
     say "making .venv (once; about a minute)"
     "$python" -m venv .venv
     .venv/bin/pip install -q --disable-pip-version-check -e './tools[dev]'
+    for stubs in rp2-rpi-pico-w esp32; do
+        .venv/bin/pip install -q --disable-pip-version-check --upgrade \
+            --target ".venv/stubs/${stubs%%-*}" "micropython-$stubs-stubs==1.29.0.post1"
+    done
     printf '%s\n' "$want" >"$stamp"
 fi

@@ -1,0 +1,51 @@
+# Counts every error by its code and condenses the state of all parts into exactly one of four
+# states with reasons. The same dict goes out over MQTT (retained) and over USB.
+
+from micropython import const
+
+ONLINE = "online"
+OPERATIONAL = "offline_operational"
+DEGRADED = "offline_degraded"
+UNSAFE = "offline_unsafe"
+
+_METER_OLD_MS = const(5000)  # a meter fault is to be seen within 5 s
+_DETAIL_CHARS = const(60)
+
+
+class Health:
+    """Error counts of this boot: `errors` maps a code to how often it was seen."""
+
+    def __init__(self):
+        self.errors = {}
+        self.last = None  # (code, detail)
+
+    def count(self, code, detail=""):
+        self.errors[code] = self.errors.get(code, 0) + 1
+        self.last = (code, str(detail)[:_DETAIL_CHARS])
+
+
+def assess(connected, unsafe, degraded):
+    """One of the four states.
+
+    An unsafe station says so even while connected; a degraded one that is connected is `online`,
+    and its reasons travel along.
+    """
+    if unsafe:
+        return UNSAFE
+    if connected:
+        return ONLINE
+    return DEGRADED if degraded else OPERATIONAL
+
+
+def reasons(meter_age_ms, clock_quality, list_stale, free_slots, reserve_slots):
+    """Why a station is degraded, worst first, as short strings. An age is None when never seen."""
+    found = []
+    if meter_age_ms is None or meter_age_ms > _METER_OLD_MS:
+        found.append("meter_stale")
+    if free_slots <= reserve_slots:
+        found.append("ledger_full")
+    if list_stale:
+        found.append("list_stale")
+    if not clock_quality:
+        found.append("time_unknown")
+    return found

@@ -1,0 +1,5 @@
+# Starts the charger. On UNIX: micropython -X heapsize=320k main.py, in a station's folder.
+
+from chargekeep import app
+
+app.main()

