@@ -43,9 +43,9 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="long: make nightly"))
 
 
-def pytest_collect_file(parent, file_path):
-    if file_path.suffix == ".py" and file_path.name.startswith("mp_"):
-        return MpFile.from_parent(parent, path=file_path)
+def pytest_pycollect_makemodule(module_path, parent):
+    if module_path.name.startswith("mp_"):
+        return MpFile.from_parent(parent, path=module_path)
 
 
 class MpFile(pytest.File):

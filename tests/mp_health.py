@@ -1,0 +1,28 @@
+# also: cpython
+from chargekeep import health
+
+
+def test_exactly_one_state():
+    for connected in (False, True):
+        assert health.assess(connected, True, True) == health.UNSAFE
+    assert health.assess(True, False, True) == health.ONLINE
+    assert health.assess(False, False, True) == health.DEGRADED
+    assert health.assess(False, False, False) == health.OPERATIONAL
+
+
+def test_reasons():
+    assert health.reasons(100, 3, False, 500, 100) == []
+    assert health.reasons(None, 0, True, 100, 100) == [
+        "meter_stale",
+        "ledger_full",
+        "list_stale",
+        "time_unknown",
+    ]
+
+
+def test_counts_by_code():
+    counts = health.Health()
+    counts.count(300, "x" * 500)
+    counts.count(300)
+    assert counts.errors == {300: 2}
+    assert counts.last == (300, "")
