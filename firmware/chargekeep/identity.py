@@ -39,6 +39,6 @@ def load(store):
         return None
     try:
         values = cbor.loads(data)
-        return Identity(**{name: values.get(key) for name, key, _ in _KEYS})
-    except (ChargekeepError, AttributeError) as e:
+        return Identity(**{name: values[key] for name, key, _ in _KEYS})
+    except (ChargekeepError, TypeError, KeyError, IndexError) as e:
         raise ChargekeepError(errors.SECRET, "identity: %s" % e)

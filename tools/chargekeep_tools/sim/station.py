@@ -17,7 +17,7 @@ HEAP = "320k"  # objects of the 64-bit VM are about twice as large as on a board
 
 
 def firmware_root() -> Path:
-    """The tree that holds `firmware/` and `boards/`: $CHARGEKEEP_ROOT, or found upwards from here."""
+    """The tree with `firmware/` and `boards/`: $CHARGEKEEP_ROOT, or found upwards from here."""
     if root := os.environ.get("CHARGEKEEP_ROOT"):
         return Path(root)
     for start in (Path.cwd(), Path(__file__).resolve()):
