@@ -1,13 +1,8 @@
 # also: cpython
 import asyncio
-import sys
 
 from chargekeep import errors, health
 from chargekeep.errors import ChargekeepError
-
-if sys.implementation.name != "micropython":
-    asyncio.sleep_ms = lambda ms: asyncio.sleep(ms / 1000)
-
 from chargekeep.supervisor import Supervisor
 
 
