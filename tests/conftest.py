@@ -59,7 +59,7 @@ class MpFile(pytest.File):
         for name in _TEST.findall(source):
             for interpreter, size in interpreters:
                 item = MpItem.from_parent(self, name=f"{name}[{interpreter}]")
-                item.function, item.interpreter, item.heap = name, interpreter, size
+                item.test, item.interpreter, item.heap = name, interpreter, size
                 if name in nightly:
                     item.add_marker("nightly")
                 yield item
@@ -75,7 +75,7 @@ class MpItem(pytest.Item):
         else:
             command = [sys.executable]
             env["PYTHONPATH"] = ":".join([*paths, str(TESTS / "shim")])
-        command += [TESTS / "run_mp.py", self.path, self.function]
+        command += [TESTS / "run_mp.py", self.path, self.test]
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
         if done.returncode == SKIPPED:
             pytest.skip(done.stdout.strip().splitlines()[-1])
