@@ -33,6 +33,12 @@ UID_DISABLED = 211
 LIST_STALE = 212
 VERSION_ROLLBACK = 213
 EVSE_OCCUPIED = 214
+TIME_STEP_BACK = 215
+TOKEN_WINDOW = 216
+OBJECT_SITE = 217  # signed for another site or station
+COMMAND_EXPIRED = 218
+LIST_PAGE = 219  # an allowlist page that the signed header does not prove
+SPENT_FULL = 220
 
 METER_TIMEOUT = 300
 METER_CRC = 301
