@@ -1,0 +1,101 @@
+# The field machine on plain ints: runs small programs of GF(2^255 - 19) operations over a register
+# file. It is what every port without field_thumb uses, and the reference field_thumb is tested
+# against. Not constant time: MicroPython's big ints are not.
+
+from micropython import const
+
+P = 2**255 - 19
+
+# An instruction is four bytes: operation, destination, two operands (register numbers).
+_MUL = const(1)  # d = a * b
+_SQR = const(2)  # d = a squared b times
+_ADD = const(3)  # d = a + b
+_SUB = const(4)  # d = a - b
+_SELECT = const(5)  # d, d + 1, d + 2 = this column's entry of table b for scalar b, sign applied
+_INVERT = const(6)  # d = 1 / a
+
+_LOW = const((1 << 255) - 1)
+_TEETH = const(7)
+_SPACING = const(37)
+_REGISTERS = const(24)
+
+
+class Machine:
+    """A register file of field elements, two comb tables and their scalars.
+
+    A comb table is 64 entries of 96 bytes: y + x, y - x and 2dxy of a point, each 32 bytes
+    little-endian. Scalars are comb digits: bit i + 37j is 1 for +, 0 for - of tooth j, column i.
+    """
+
+    def __init__(self, tables=(), scalars=()):
+        self._r = [0] * _REGISTERS
+        self._tables = tables
+        self._scalars = scalars
+
+    def __getitem__(self, register):
+        return self._r[register] % P
+
+    def __setitem__(self, register, value):
+        self._r[register] = value
+
+    def load(self, register, buffer, offset):
+        """Set `register` from the 32 bytes at `offset`."""
+        self._r[register] = int.from_bytes(buffer[offset : offset + 32], "little")
+
+    def store(self, register, buffer, offset):
+        """Write `register` as 32 bytes to `offset`; `load` reads it back."""
+        buffer[offset : offset + 32] = (self._r[register] % P).to_bytes(32, "little")
+
+    def run(self, program, top=0, times=1):
+        """Run `program` `times` over; SELECT takes column `top`, then the one below ..."""
+        r = self._r
+        for column in range(top, top - times, -1):
+            code = iter(program)
+            for op in code:
+                d = next(code)
+                a = next(code)
+                b = next(code)
+                if op == _MUL:
+                    x = r[a] * r[b]
+                    x = (x & _LOW) + 19 * (x >> 255)
+                    r[d] = (x & _LOW) + 19 * (x >> 255)
+                elif op == _ADD:
+                    r[d] = r[a] + r[b]
+                elif op == _SUB:
+                    r[d] = r[a] - r[b]
+                elif op == _SQR:
+                    x = r[a]
+                    for _ in range(b):
+                        x = x * x
+                        x = (x & _LOW) + 19 * (x >> 255)
+                        x = (x & _LOW) + 19 * (x >> 255)
+                    r[d] = x
+                elif op == _SELECT:
+                    self._select(d, b, column)
+                else:
+                    r[d] = _inverse(r[a] % P)
+
+    def _select(self, d, which, column):
+        digits = self._scalars[which] >> column
+        entry = 0
+        for j in range(_TEETH - 1):
+            entry |= (digits >> (_SPACING * j) & 1) << j
+        positive = digits >> (_SPACING * (_TEETH - 1)) & 1
+        if positive:
+            entry ^= (1 << (_TEETH - 1)) - 1
+        table = self._tables[which]
+        self.load(d + 1 - positive, table, 96 * entry)
+        self.load(d + positive, table, 96 * entry + 32)
+        self.load(d + 2, table, 96 * entry + 64)
+        if not positive:
+            self._r[d + 2] = -self._r[d + 2]
+
+
+def _inverse(a):
+    # Extended Euclid; 0 for 0, as a ** (P - 2).
+    u, v, x, y = P, a, 0, 1
+    while v:
+        q = u // v
+        u, v = v, u - q * v
+        x, y = y, x - q * y
+    return x * u if u == 1 else 0
