@@ -81,7 +81,7 @@ class Home:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         return path
 
-    def _read_json(self, path: Path, default: Any = None) -> Any:
+    def read_json(self, path: Path, default: Any = None) -> Any:
         try:
             return json.loads(path.read_bytes())
         except FileNotFoundError:
@@ -89,7 +89,7 @@ class Home:
         except ValueError as error:
             raise ToolError(f"{path} is damaged: {error}", Exit.HOME, "restore it from a backup")
 
-    def _write_json(self, path: Path, obj: Any, private: bool = False) -> None:
+    def write_json(self, path: Path, obj: Any, private: bool = False) -> None:
         self._durable(path, (json.dumps(obj, indent=2) + "\n").encode(), private)
 
     @contextlib.contextmanager
@@ -107,10 +107,10 @@ class Home:
     def keys(self) -> list[dict[str, Any]]:
         """What may be known of each key, by name."""
         found = sorted((self.root / "keys").glob("*.json"))
-        return [self._read_json(path) for path in found]
+        return [self.read_json(path) for path in found]
 
     def key(self, name: str) -> dict[str, Any]:
-        record = self._read_json(self.key_path(name).with_suffix(".json"))
+        record = self.read_json(self.key_path(name).with_suffix(".json"))
         if record is None:
             known = ", ".join(record["name"] for record in self.keys()) or "none yet"
             raise ToolError(
@@ -122,18 +122,18 @@ class Home:
         path = self.key_path(record["name"])
         if pem is not None:
             self._durable(path, pem, private=True)
-        self._write_json(path.with_suffix(".json"), record)
+        self.write_json(path.with_suffix(".json"), record)
 
     # Stations
 
     def stations(self, site: str | None = None) -> list[dict[str, Any]]:
         """The records of all stations, or of those of `site`, by name."""
         found = sorted((self.root / "stations").glob("*.json"))
-        records = [self._read_json(path) for path in found]
+        records = [self.read_json(path) for path in found]
         return [record for record in records if site is None or record["site"] == site]
 
     def station(self, station: str) -> dict[str, Any]:
-        record = self._read_json(self._station_path(station))
+        record = self.read_json(self._station_path(station))
         if record is None:
             raise ToolError(
                 f"no station {station!r} in {self.root}", Exit.HOME, "provision makes one"
@@ -144,7 +144,7 @@ class Home:
         return self._station_path(station).exists()
 
     def save_station(self, record: dict[str, Any]) -> None:
-        self._write_json(self._station_path(record["station"]), record, private=True)
+        self.write_json(self._station_path(record["station"]), record, private=True)
 
     def _station_path(self, station: str) -> Path:
         return self.root / "stations" / f"{checked_name(station, 'station')}.json"
@@ -152,7 +152,7 @@ class Home:
     # Sites
 
     def sites(self) -> list[str]:
-        return sorted(path.parent.name for path in (self.root / "sites").glob("*/site.json"))
+        return sorted(path.name for path in (self.root / "sites").glob("*/"))
 
     def site_folder(self, site: str) -> Path:
         return self.root / "sites" / checked_name(site, "site")
@@ -161,10 +161,10 @@ class Home:
         """The site's 32-byte key for IdToken hashes; made the first time it is asked for."""
         path = self.site_folder(site) / "site.json"
         with self.locked():
-            record = self._read_json(path)
+            record = self.read_json(path)
             if record is None:
                 record = {"site": site, "site_key": os.urandom(32).hex()}
-                self._write_json(path, record, private=True)
+                self.write_json(path, record, private=True)
         return bytes.fromhex(record["site_key"])
 
     # Signed objects
@@ -173,9 +173,9 @@ class Home:
         """A version for the next object `name` of the site: above every one given out before."""
         path = self.site_folder(site) / "versions.json"
         with self.locked():
-            versions = self._read_json(path, {})
+            versions = self.read_json(path, {})
             versions[name] = max([versions.get(name, 0), *self.object_versions(site, name)]) + 1
-            self._write_json(path, versions)
+            self.write_json(path, versions)
             return versions[name]
 
     def object_path(self, site: str, name: str, version: int, suffix: str = "cose") -> Path:
@@ -226,7 +226,7 @@ class Home:
     def revoked(self, site: str) -> dict[str, list[str]]:
         """What is revoked: `cti` (hex) and `id_token` (the IdToken itself), each sorted."""
         empty = {"cti": [], "id_token": []}
-        return self._read_json(self.site_folder(site) / "revoked.json", empty)
+        return self.read_json(self.site_folder(site) / "revoked.json", empty)
 
     def save_revoked(self, site: str, revoked: dict[str, list[str]]) -> None:
-        self._write_json(self.site_folder(site) / "revoked.json", revoked, private=True)
+        self.write_json(self.site_folder(site) / "revoked.json", revoked, private=True)

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from chargekeep_tools.codes import Exit, ToolError
-from chargekeep_tools.home import Home
+from chargekeep_tools.home import Home, checked_name
 
 HomeOption = Annotated[
     Path | None,
@@ -40,16 +40,22 @@ def new_app(text: str) -> typer.Typer:
     return typer.Typer(help=text, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
-def site_of(home: Home, site: str | None, station: str | None = None) -> str:
-    """The site that is meant: named, the station's, or the only one there is."""
+def site_of(home: Home, site: str | None, station: str | None = None, new: bool = False) -> str:
+    """The site that is meant: named (with `new` it need not exist), the station's, or the only."""
     if station is not None and home.has_station(station):
         own = home.station(station)["site"]
         if site not in (None, own):
             raise ToolError(f"station {station} belongs to site {own}", Exit.USAGE, "drop --site")
         return own
-    if site is not None:
-        return site
     sites = home.sites()
+    if site is not None:
+        if not new and site not in sites:
+            raise ToolError(
+                f"no site {site!r} (there are: {', '.join(sites) or 'none yet'})",
+                Exit.HOME,
+                "trust build --site NAME begins a new one",
+            )
+        return checked_name(site, "site")
     if len(sites) == 1:
         return sites[0]
     raise ToolError(

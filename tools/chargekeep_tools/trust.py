@@ -70,7 +70,7 @@ def build_command(
 ) -> None:
     """Sign a new trust list with the root key."""
     the_home = Home(home)
-    signed = build(the_home, site_of(the_home, site), issuer, key)
+    signed = build(the_home, site_of(the_home, site, new=True), issuer, key)
     show(signed.summary(), as_json, lambda: print(signed.sentence()))
 
 

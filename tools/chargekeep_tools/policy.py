@@ -1,0 +1,177 @@
+"""Prices, settings, commands and signed time: the small objects that govern a site's stations."""
+
+import json
+import time
+from typing import Annotated, Any
+
+import typer
+
+from chargekeep_tools import objects, wire
+from chargekeep_tools.codes import Exit, ToolError
+from chargekeep_tools.home import Home
+from chargekeep_tools.options import (
+    HomeOption,
+    JsonOption,
+    KeyOption,
+    SiteOption,
+    StationOption,
+    new_app,
+    seconds,
+    show,
+    site_of,
+    ten_thousandths,
+)
+from chargekeep_tools.publish import BrokerOption, send_object
+
+COMMANDS = {"stop": 1, "unlock": 2, "reboot": 3, "set-limit": 4, "clear": 5}
+"""Name of a command to its number (FORMATS.md section 2)."""
+
+SETTINGS: dict[str, int] = {}
+"""Name of a setting to its number (firmware/chargekeep/config.py)."""
+
+
+def tariff(
+    home: Home,
+    site: str,
+    tariff_id: int,
+    currency: str,
+    per_kwh: int,
+    per_hour: int = 0,
+    per_start: int = 0,
+    **how: Any,
+) -> objects.SignedObject:
+    """Sign prices, each in 1/10000 of the currency unit. `how`: station, key, now of `sign`."""
+    if len(currency) != 3 or not (currency.isascii() and currency.isupper()):
+        raise ToolError(f"{currency!r} is no currency", Exit.USAGE, "three letters, as EUR")
+    body = {10: tariff_id, 11: currency, 12: per_kwh, 13: per_hour, 14: per_start}
+    return objects.sign(home, wire.TARIFF, site, body, **how)
+
+
+def configuration(
+    home: Home, site: str, settings: dict[int, Any], **how: Any
+) -> objects.SignedObject:
+    """Sign settings; one that is not named gets its default back."""
+    return objects.sign(home, wire.CONFIGURATION, site, {10: settings}, **how)
+
+
+def command(
+    home: Home, site: str, number: int, arguments: list[int], exp: int, **how: Any
+) -> objects.SignedObject:
+    """Sign a command that a station obeys once, until `exp` (unix seconds)."""
+    body = {10: number, 11: arguments, 12: exp}
+    return objects.sign(home, wire.COMMAND, site, body, **how)
+
+
+def time_statement(
+    home: Home, site: str, now: int | None = None, **how: Any
+) -> objects.SignedObject:
+    """Sign the present time."""
+    now = int(time.time()) if now is None else now
+    return objects.sign(home, wire.TIME_STATEMENT, site, {10: now}, now=now, **how)
+
+
+def parse_setting(text: str) -> tuple[int, Any]:
+    """`name=value` or `number=value`; the value is JSON (a number, true, "text", a list)."""
+    name, equals, value = text.partition("=")
+    number = SETTINGS.get(name, int(name) if name.isdigit() else None)
+    if not equals or number is None:
+        raise ToolError(
+            f"{text!r} is no setting",
+            Exit.USAGE,
+            f"name=value with a name of: {', '.join(SETTINGS) or 'the numbers in config.py'}",
+        )
+    try:
+        return number, json.loads(value)
+    except ValueError:
+        return number, value
+
+
+app = new_app("Prices, settings, commands and signed time.")
+
+
+@app.command("tariff")
+def tariff_command(
+    tariff_id: Annotated[int, typer.Argument(min=1, help="Number of the tariff.")],
+    per_kwh: Annotated[str, typer.Option(help="Price of a kWh, as 0.35.")],
+    per_hour: Annotated[str, typer.Option(help="Price of an hour.")] = "0",
+    per_start: Annotated[str, typer.Option(help="Price of a start.")] = "0",
+    currency: Annotated[str, typer.Option(help="ISO 4217.")] = "EUR",
+    site: SiteOption = None,
+    station: StationOption = None,
+    key: KeyOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set the prices of a site."""
+    the_home = Home(home)
+    signed = tariff(
+        the_home,
+        site_of(the_home, site, station),
+        tariff_id,
+        currency,
+        *map(ten_thousandths, (per_kwh, per_hour, per_start)),
+        station=station,
+        key=key,
+    )
+    show(signed.summary(), as_json, lambda: print(signed.sentence()))
+
+
+@app.command("config")
+def config_command(
+    setting: Annotated[list[str] | None, typer.Argument(help="name=value; repeat.")] = None,
+    site: SiteOption = None,
+    station: StationOption = None,
+    key: KeyOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set how stations behave; a setting that is not named gets its default back."""
+    the_home = Home(home)
+    settings = dict(map(parse_setting, setting or ()))
+    site = site_of(the_home, site, station)
+    signed = configuration(the_home, site, settings, station=station, key=key)
+    show(signed.summary(), as_json, lambda: print(signed.sentence()))
+
+
+@app.command("command")
+def command_command(
+    what: Annotated[str, typer.Argument(help=f"One of: {', '.join(COMMANDS)}.")],
+    arguments: Annotated[list[int] | None, typer.Argument(help="Its arguments.")] = None,
+    valid: Annotated[str, typer.Option("--for", help="Obeyed within this time.")] = "5m",
+    broker: BrokerOption = None,
+    site: SiteOption = None,
+    station: StationOption = None,
+    key: KeyOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell a station to do something now. With a broker, send it there."""
+    if what not in COMMANDS:
+        raise ToolError(f"unknown command {what!r}", Exit.USAGE, f"one of: {', '.join(COMMANDS)}")
+    the_home = Home(home)
+    exp = int(time.time()) + seconds(valid)
+    site = site_of(the_home, site, station)
+    signed = command(
+        the_home, site, COMMANDS[what], arguments or [], exp, station=station, key=key
+    )
+    if broker:
+        send_object(broker, signed)
+    show(signed.summary(), as_json, lambda: print(signed.sentence()))
+
+
+@app.command("time")
+def time_command(
+    broker: BrokerOption = None,
+    site: SiteOption = None,
+    station: StationOption = None,
+    key: KeyOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell stations the time, signed. With a broker, send it there."""
+    the_home = Home(home)
+    site = site_of(the_home, site, station)
+    signed = time_statement(the_home, site, station=station, key=key)
+    if broker:
+        send_object(broker, signed)
+    show(signed.summary(), as_json, lambda: print(signed.sentence()))

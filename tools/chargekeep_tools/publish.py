@@ -1,0 +1,156 @@
+"""Sends a site's signed objects to the MQTT broker, where stations find them when they connect.
+
+Retained objects are sent whole each time; topics of lists that are no longer in force are cleared.
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Annotated
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import paho.mqtt.client as mqtt
+import typer
+from paho.mqtt.enums import CallbackAPIVersion
+
+from chargekeep_tools import allowlist, objects, wire
+from chargekeep_tools.codes import Exit, ToolError
+from chargekeep_tools.home import Home
+from chargekeep_tools.options import HomeOption, JsonOption, SiteOption, new_app, show, site_of
+
+BrokerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--broker",
+        envvar="CHARGEKEEP_BROKER",
+        help="mqtt://user:password@host:port, or mqtts:// with ?ca=FILE for TLS.",
+    ),
+]
+
+# Keys before what they sign, and a list's pages before the header that sends stations to them.
+RETAINED = ("trust", "config", "tariff", "revocation", "allowlist")
+ALL = "all"
+_TIMEOUT_S = 15
+
+Message = tuple[str, bytes, bool]
+"""Topic, payload, retained."""
+
+
+@contextlib.contextmanager
+def connected(url: str) -> Iterator[mqtt.Client]:
+    """A client connected to the broker at `url`, its network loop running in a thread."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
+        raise ToolError(
+            f"{url!r} is no broker", Exit.USAGE, "write mqtt://user:password@host:port"
+        )
+    client = mqtt.Client(CallbackAPIVersion.VERSION2)
+    if parts.username:
+        client.username_pw_set(unquote(parts.username), unquote(parts.password or ""))
+    if parts.scheme == "mqtts":
+        client.tls_set(ca_certs=parse_qs(parts.query).get("ca", [None])[0])
+    answer: list = []
+
+    def on_connect(client, userdata, flags, reason, properties):
+        answer.append(reason)
+
+    client.on_connect = on_connect
+    port = parts.port or (8883 if parts.scheme == "mqtts" else 1883)
+    where = f"{parts.hostname}:{port}"
+    try:
+        client.connect(parts.hostname, port, keepalive=30)
+    except OSError as error:
+        raise ToolError(f"no broker at {where}: {error}", Exit.BROKER, "is it running?")
+    try:
+        while not answer:
+            code = client.loop(timeout=_TIMEOUT_S)
+            if code != mqtt.MQTT_ERR_SUCCESS and not answer:
+                raise ToolError(f"{where}: {mqtt.error_string(code)}", Exit.BROKER)
+        if answer[0].is_failure:
+            raise ToolError(
+                f"{where} refused: {answer[0]}", Exit.BROKER, "check user and password"
+            )
+        client.loop_start()
+        yield client
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
+def send(url: str, messages: Iterable[Message]) -> int:
+    """Publish at QoS 1 and wait for each PUBACK; returns how many."""
+    with connected(url) as client:
+        sent = [client.publish(topic, data, 1, retain) for topic, data, retain in messages]
+        for info in sent:
+            try:
+                info.wait_for_publish(_TIMEOUT_S)
+            except (ValueError, RuntimeError) as error:
+                raise ToolError(f"publishing failed: {error}", Exit.BROKER, "run it again")
+            if not info.is_published():
+                raise ToolError("the broker does not acknowledge", Exit.BROKER, "run it again")
+    return len(sent)
+
+
+def send_object(url: str, signed: objects.SignedObject) -> None:
+    """Send a command or a time statement, which are not retained."""
+    name = wire.NAMES[signed.content_type]
+    send(url, [(wire.topic(signed.site, signed.station or ALL, "down", name), signed.data, False)])
+
+
+def retained(home: Home, site: str) -> list[Message]:
+    """Every retained message of a site, in the order to send them."""
+    messages: list[Message] = []
+    for name in RETAINED:
+        for station, (version, data) in home.current(site, name).items():
+            to = station or ALL
+            if name == "allowlist":
+                for n, chunk in enumerate(allowlist.chunks(home, site, version)):
+                    topic = wire.topic(site, to, "down", name, str(version), str(n))
+                    messages.append((topic, chunk, True))
+            messages.append((wire.topic(site, to, "down", name), data, True))
+    return messages
+
+
+def publish(home: Home, site: str, url: str) -> dict[str, int]:
+    """Send all retained objects of `site`; clear what an earlier call sent and is gone."""
+    messages = retained(home, site)
+    parts = urlsplit(url)
+    ledger = home.site_folder(site) / "published.json"
+    broker = f"{parts.hostname}:{parts.port}"
+    before = home.read_json(ledger, {})
+    topics = [topic for topic, _, _ in messages]
+    gone = sorted(set(before.get(broker, ())) - set(topics))
+    # Written down first: a topic that may be on the broker is never forgotten.
+    home.write_json(ledger, before | {broker: topics + gone})
+    send(url, [*messages, *((topic, b"", True) for topic in gone)])
+    home.write_json(ledger, before | {broker: topics})
+    return {"published": len(messages), "cleared": len(gone)}
+
+
+app = new_app("Send a site's signed objects to the MQTT broker.")
+
+
+@app.command("publish")
+def publish_command(
+    broker: BrokerOption = None,
+    site: SiteOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Send a site's signed objects to the MQTT broker, retained."""
+    if not broker:
+        raise ToolError("which broker?", Exit.USAGE, "--broker mqtt://user:password@host:port")
+    the_home = Home(home)
+    done = publish(the_home, site_of(the_home, site), broker)
+    show(
+        done,
+        as_json,
+        lambda: print(f"published {done['published']}, cleared {done['cleared']}"),
+    )
+
+
+@app.command("retained")
+def retained_command(site: SiteOption = None, home: HomeOption = None) -> None:
+    """List what would be published, as JSON."""
+    the_home = Home(home)
+    messages = retained(the_home, site_of(the_home, site))
+    show([{"topic": t, "bytes": len(d)} for t, d, _ in messages], True, lambda: None)
