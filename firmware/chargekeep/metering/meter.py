@@ -105,6 +105,7 @@ class ModbusMeter:
         self.rollover_wh = family.ROLLOVER_WH
         self.values = {f[1]: None for block in family.BLOCKS for f in block[2]}
         self._block = 0
+        self._asked = False  # the current block's request is out
 
     @property
     def step_ms(self):

@@ -81,6 +81,7 @@ class Master:
         self._quiet_since = self._ticks()  # last time the line was busy
         self._quiet_ms = 0
         self._sent = 0
+        self._send_ms = 8 * self._byte_us // 1000 + 1
         self._deadline_ms = 0
 
     @property
@@ -125,9 +126,7 @@ class Master:
             self._state = _SENDING
         self._uart.write(r)
         self._sent = self._quiet_since = now
-        send_us = 8 * self._byte_us
-        self._deadline_ms = self._reply_ms + (2 * send_us + self.size * self._byte_us) // 1000 + 1
-        self._send_ms = send_us // 1000 + 1
+        self._deadline_ms = self._reply_ms + (self.size + 16) * self._byte_us // 1000 + 1
         return True
 
     def poll(self):

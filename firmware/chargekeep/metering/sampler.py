@@ -108,8 +108,9 @@ class Sampler:
             if not self._begun:
                 self._begun = self.meter.begin()
                 if not self._begun and time.ticks_diff(now, self._due) >= 0:
-                    self._count(METER_STALE)  # the bus was never free
                     self._reading = False
+                    if self._attempt == 0:
+                        self._count(METER_STALE)  # the bus was never free
                 return 2
             if not self.meter.poll():
                 return self.meter.step_ms
