@@ -1,0 +1,176 @@
+# Sends the ledger up in signed batches, byte for byte as stored, and frees flash only when the
+# host says, signed, that the records are in its database. It promises that a lost packet, connection,
+# host or acknowledgement costs a resend and nothing else, and that status goes ahead of a backlog.
+# Costs about 4 x max_bytes of heap while it seals a batch.
+
+import asyncio
+import hashlib
+from time import ticks_diff, ticks_ms
+
+from micropython import const
+
+from chargekeep import cbor, errors
+from chargekeep.credential import cose
+from chargekeep.errors import ChargekeepError
+from chargekeep.sync.inbox import BASE
+
+_SITE = const(2)
+_STATION = const(3)
+_LOG_ID = const(10)
+_SEQ = const(11)
+_LINK = const(12)
+_RUNS = const(13)
+_SLOT = const(64)  # bytes
+_ACK_TIMEOUTS = const(8)  # the wait for an acknowledgement doubles up to this factor
+
+
+class Outbox:
+    """Keeps the host's copy of the ledger up to date while the client has a connection.
+
+    ledger: has `log_id`, `acknowledged`, `batch(after_seq, max_bytes)` and
+        `acknowledge(log_id, seq, link)`.
+    sign: `sign(message) -> 64 bytes` of the station's key, whose id is `kid`.
+    open_ack: `await open_ack(data) -> payload bytes` of a verified acknowledgement (65009).
+    count: `count(code, detail)` is told of every failure (health.py).
+    window: batches on their way at a time; poll_ms: how soon a new record is noticed.
+    """
+
+    def __init__(
+        self,
+        client,
+        ledger,
+        site,
+        station,
+        kid,
+        sign,
+        open_ack,
+        count,
+        window=4,
+        max_bytes=2048,
+        poll_ms=1_000,
+        ack_timeout_ms=30_000,
+    ):
+        self.client = client
+        self.ledger = ledger
+        self.site = site
+        self.station = station
+        self.kid = kid
+        self.sign = sign
+        self.open_ack = open_ack
+        self.count = count
+        self.window = window
+        self.max_bytes = max_bytes
+        self.poll_ms = poll_ms
+        self.ack_timeout_ms = ack_timeout_ms
+        self.batches = self.resent = self.acknowledgements = 0
+        base = BASE + site + "/" + station + "/up/"
+        partition = hashlib.sha256(station.encode()).digest()[0] % 64
+        self.log_topic = base + "log/p%02d" % partition
+        self.status_topic = base + "status"
+        self.connection_topic = base + "connection"
+        self._flight = []  # last seq of each batch sent and not acknowledged
+        self._sent = 0  # the same of the newest
+        self._progress_at = 0  # ticks
+        self._patience = 1
+        self._status = None
+        self._wake = asyncio.Event()
+
+    @property
+    def will(self):
+        """What the client asks the broker to publish when the connection is lost."""
+        return self.connection_topic, b"lost"
+
+    def status(self, payload):
+        """Publish `payload` (bytes) as the station's status, ahead of any backlog."""
+        self._status = payload
+        self._wake.set()
+
+    def wake(self):
+        """There are new records that should not wait for the next poll."""
+        self._wake.set()
+
+    async def run(self):
+        while True:
+            await self.client.wait_connected()
+            try:
+                await self._session(self.client.session)
+            except ChargekeepError as e:
+                self.count(e.code, e.detail)
+                await asyncio.sleep_ms(self.poll_ms)
+
+    async def acknowledged(self, data):
+        """Handler of `down/ack`: free what the host has committed.
+
+        Raises OBJECT_FORM, an error of the signature, or LEDGER_ACKNOWLEDGEMENT for another log
+        or another history. An old one again is harmless: the cursor only moves on.
+        """
+        body = cbor.loads(await self.open_ack(data))
+        if not isinstance(body, dict):
+            raise ChargekeepError(errors.OBJECT_FORM, "acknowledgement")
+        seq, link = body.get(_SEQ), body.get(_LINK)
+        if not isinstance(seq, int) or not isinstance(link, bytes):
+            raise ChargekeepError(errors.OBJECT_FORM, "acknowledgement")
+        if body.get(_SITE) != self.site or body.get(_STATION) != self.station:
+            raise ChargekeepError(errors.LEDGER_ACKNOWLEDGEMENT, "of another station")
+        if body.get(_LOG_ID) == self.ledger.log_id and seq <= self.ledger.acknowledged:
+            return
+        self.ledger.acknowledge(body.get(_LOG_ID), seq, link)
+        self.acknowledgements += 1
+        self._flight = [last for last in self._flight if last > seq]
+        self._progress_at = ticks_ms()
+        self._patience = 1
+        self._wake.set()
+
+    async def _session(self, session):
+        client = self.client
+        self._rewind()
+        shown = None
+        await client.publish(self.connection_topic, b"online", retain=True, wait=False)
+        while client.connected and client.session == session:
+            if self._status is not shown:
+                shown = self._status
+                await client.publish(self.status_topic, shown, retain=True, wait=False)
+            if self._flight and self._overdue():
+                self.count(errors.SYNC_TIMEOUT, "acknowledgement")
+                self._patience = min(2 * self._patience, _ACK_TIMEOUTS)
+                self._rewind()
+            if len(self._flight) < self.window and await self._send():
+                continue
+            self._wake.clear()
+            try:
+                await asyncio.wait_for_ms(self._wake.wait(), self.poll_ms)
+            except asyncio.TimeoutError:  # noqa: UP041 (MicroPython has no other)
+                pass  # time to look for new records
+
+    def _overdue(self):
+        waited = ticks_diff(ticks_ms(), self._progress_at)
+        return waited > self.ack_timeout_ms * self._patience
+
+    def _rewind(self):
+        # Start again from what the host is known to have; it drops what it gets twice.
+        self.resent += len(self._flight)
+        self._flight = []
+        self._sent = self.ledger.acknowledged
+
+    async def _send(self):
+        batch = self.ledger.batch(self._sent, self.max_bytes)
+        if batch is None:
+            return False
+        first, link, runs = batch
+        body = {
+            _SITE: self.site,
+            _STATION: self.station,
+            _LOG_ID: self.ledger.log_id,
+            _SEQ: first,
+            _LINK: link,
+            _RUNS: runs,
+        }
+        last = first - 1 + sum([len(run[2]) for run in runs]) // _SLOT
+        data = cose.seal_sign1(cose.LEDGER_BATCH, self.kid, cbor.dumps(body), self.sign)
+        if not self._flight:
+            self._progress_at = ticks_ms()
+        self._flight.append(last)
+        self._sent = last
+        await self.client.publish(self.log_topic, data, wait=False)
+        self.batches += 1
+        return True

@@ -1,0 +1,69 @@
+# Keeps the station's network interface associated, whatever the access point does, without ever
+# blocking: it asks, looks, and backs off with jitter. It is handed its interface (network.WLAN or
+# alike), so it runs anywhere.
+
+import asyncio
+import random
+
+from micropython import const
+
+from chargekeep import errors
+
+_LOOK_MS = const(250)
+_RESET_AFTER = const(3)  # failures in a row until the radio is switched off and on
+
+
+class Wifi:
+    """interface: `active([bool])`, `connect(ssid, password)`, `disconnect()`, `isconnected()`.
+
+    count: `count(code, detail)` is told of every failure (health.py).
+    timeout_ms: for one association with DHCP; backoff_ms: (first, longest).
+    """
+
+    def __init__(
+        self, interface, ssid, password, count, timeout_ms=20_000, backoff_ms=(1_000, 60_000)
+    ):
+        self.interface = interface
+        self.ssid = ssid
+        self.password = password
+        self.count = count
+        self.timeout_ms = timeout_ms
+        self.backoff_ms = backoff_ms
+        self.failures = 0
+
+    async def run(self):
+        first, longest = self.backoff_ms
+        delay = first
+        while True:
+            try:
+                up = await self._join()
+                detail = "no association with %s" % self.ssid
+            except OSError as e:  # a driver that is wedged says so here
+                up, detail = False, str(e)
+            if up:
+                self.failures = 0
+                delay = first
+                while self.interface.isconnected():
+                    await asyncio.sleep_ms(_LOOK_MS)
+                continue
+            self.failures += 1
+            self.count(errors.SYNC_CONNECT, detail)
+            # Half to one and a half: a fleet must not come back in step after a power cut.
+            await asyncio.sleep_ms(delay // 2 + random.getrandbits(16) * delay // 65536)
+            delay = min(2 * delay, longest)
+
+    async def _join(self):
+        if self.failures and self.failures % _RESET_AFTER == 0:
+            self.interface.active(False)
+            await asyncio.sleep_ms(_LOOK_MS)
+        if not self.interface.active():
+            self.interface.active(True)
+        if self.interface.isconnected():
+            return True
+        self.interface.connect(self.ssid, self.password)
+        for _ in range(self.timeout_ms // _LOOK_MS):
+            await asyncio.sleep_ms(_LOOK_MS)
+            if self.interface.isconnected():
+                return True
+        self.interface.disconnect()
+        return False
