@@ -2,13 +2,14 @@
 
 import cbor2
 import pytest
-from chargekeep_tools import wire
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cwt import COSE, COSEKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycose.keys import OKPKey
 from pycose.messages import Sign1Message
+
+from chargekeep_tools import wire
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = wire.public_bytes(KEY)
