@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chargekeep_tools import cli
+from chargekeep_tools import cli, policy
 from chargekeep_tools.codes import MEANING, Exit
 
 CHARGEKEEP = Path(sys.executable).parent / "chargekeep"
@@ -95,3 +95,11 @@ def test_completion_knows_commands_and_options(run):
     assert "allowlist" in run(env=env)
     env |= {"COMP_WORDS": "chargekeep issue --k", "COMP_CWORD": "2"}
     assert "--kwh" in run(env=env)
+
+
+def test_settings_and_commands_are_those_of_the_firmware():
+    from chargekeep import config
+    from chargekeep.authorization import command
+
+    assert policy.SETTINGS == {row[1]: row[0] for row in config._SETTINGS}
+    assert {n: len(a) for n, a in policy.COMMANDS.values()} == command._COUNT

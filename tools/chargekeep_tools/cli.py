@@ -36,9 +36,9 @@ class Part(TyperCommand):
     """A command whose module is not loaded yet; `make_context` loads it."""
 
     def real(self) -> Any:
-        module, command, _ = PARTS[self.name]
+        module, command, _ = PARTS[str(self.name)]
         app = importlib.import_module(f"chargekeep_tools.{module}").app
-        loaded = typer.main.get_command(app)
+        loaded: Any = typer.main.get_command(app)
         return loaded if command is None else loaded.get_command(None, command)
 
     def make_context(self, info_name, args, parent=None, **extra):

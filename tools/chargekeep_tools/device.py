@@ -25,7 +25,7 @@ class Device:
         self.transport = transport
         self.port = port
 
-    def run(self, code: str, timeout: float = 10) -> str:
+    def run(self, code: str, timeout: int = 10) -> str:
         """What `code` prints. `timeout` is the longest silence in seconds."""
         try:
             out, error = self.transport.exec_raw(code, timeout=timeout)
@@ -40,7 +40,7 @@ class Device:
             )
         return out.decode(errors="replace")
 
-    def call(self, code: str, timeout: float = 10) -> dict[str, Any]:
+    def call(self, code: str, timeout: int = 10) -> dict[str, Any]:
         """The JSON object that `code` prints last; a ToolError if it names an error."""
         lines = self.run(code, timeout).strip().splitlines()
         try:

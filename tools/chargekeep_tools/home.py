@@ -27,7 +27,7 @@ from typing import Any
 from chargekeep_tools import wire
 from chargekeep_tools.codes import Exit, ToolError
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 
 
 def checked_name(name: str, what: str) -> str:
@@ -36,7 +36,7 @@ def checked_name(name: str, what: str) -> str:
         raise ToolError(
             f"{name!r} cannot be the name of a {what}",
             Exit.USAGE,
-            "use letters, digits, '.', '_' and '-', at most 48, the first a letter or a digit",
+            "use letters, digits, '.', '_' and '-', at most 32, the first a letter or a digit",
         )
     if what == "station" and name == "all":
         raise ToolError(

@@ -23,11 +23,43 @@ from chargekeep_tools.options import (
 )
 from chargekeep_tools.publish import BrokerOption, send_object
 
-COMMANDS = {"stop": 1, "unlock": 2, "reboot": 3, "set-limit": 4, "clear": 5}
-"""Name of a command to its number (FORMATS.md section 2)."""
+COMMANDS = {
+    "stop": (1, ("EVSE",)),
+    "unlock": (2, ("EVSE",)),
+    "reboot": (3, ()),
+    "set-limit": (4, ("EVSE", "watts (0: none)")),
+    "clear": (5, ("error code",)),
+}
+"""Name of a command to its number and what its arguments are (FORMATS.md section 2)."""
 
-SETTINGS: dict[str, int] = {}
-"""Name of a setting to its number (firmware/chargekeep/config.py)."""
+SETTINGS = {
+    "offline_tx_for_unknown_id": 1,
+    "unknown_id_max_wh": 2,
+    "utc_offset_min": 3,
+    "stop_tx_on_invalid_id": 4,
+    "max_energy_on_invalid_id_wh": 5,
+    "bare_uid": 6,
+    "bare_uid_max_wh": 7,
+    "accept_uncertain_time": 8,
+    "offline_grace_s": 9,
+    "stale_list_accepted": 10,
+    "stale_list_max_wh": 11,
+    "max_wh": 12,
+    "max_s": 13,
+    "max_w": 14,
+    "ev_connection_timeout_s": 15,
+    "policies": 16,
+    "aligned_data_interval_s": 17,
+    "tx_updated_interval_s": 18,
+    "resume_s": 19,
+    "offline_threshold_s": 20,
+    "status_interval_s": 21,
+    "meter_stale_s": 22,
+    "charging_threshold_w": 23,
+    "idle_timeout_s": 24,
+    "plausible_max_w": 25,
+}
+"""Name of a setting to its number; firmware/chargekeep/config.py says what each means."""
 
 
 def tariff(
@@ -71,19 +103,16 @@ def time_statement(
 
 
 def parse_setting(text: str) -> tuple[int, Any]:
-    """`name=value` or `number=value`; the value is JSON (a number, true, "text", a list)."""
+    """`name=value` to number and value; the value is JSON: a number, true, false or a list."""
     name, equals, value = text.partition("=")
-    number = SETTINGS.get(name, int(name) if name.isdigit() else None)
-    if not equals or number is None:
+    if not equals or name not in SETTINGS:
         raise ToolError(
-            f"{text!r} is no setting",
-            Exit.USAGE,
-            f"name=value with a name of: {', '.join(SETTINGS) or 'the numbers in config.py'}",
+            f"{text!r} is no setting", Exit.USAGE, f"name=value; names: {', '.join(SETTINGS)}"
         )
     try:
-        return number, json.loads(value)
+        return SETTINGS[name], json.loads(value)
     except ValueError:
-        return number, value
+        raise ToolError(f"{text!r}: {value!r} is no number, true, false or list", Exit.USAGE)
 
 
 app = new_app("Prices, settings, commands and signed time.")
@@ -148,12 +177,13 @@ def command_command(
     """Tell a station to do something now. With a broker, send it there."""
     if what not in COMMANDS:
         raise ToolError(f"unknown command {what!r}", Exit.USAGE, f"one of: {', '.join(COMMANDS)}")
+    number, wanted = COMMANDS[what]
+    if len(arguments or ()) != len(wanted):
+        raise ToolError(f"{what} takes {len(wanted)} arguments: {', '.join(wanted)}", Exit.USAGE)
     the_home = Home(home)
     exp = int(time.time()) + seconds(valid)
     site = site_of(the_home, site, station)
-    signed = command(
-        the_home, site, COMMANDS[what], arguments or [], exp, station=station, key=key
-    )
+    signed = command(the_home, site, number, arguments or [], exp, station=station, key=key)
     if broker:
         send_object(broker, signed)
     show(signed.summary(), as_json, lambda: print(signed.sentence()))
