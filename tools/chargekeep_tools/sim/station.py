@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tty
 from pathlib import Path
@@ -76,6 +77,14 @@ class Line:
         os.close(self._slave)
 
 
+def _carry(one: int, other: int, stop: threading.Event) -> None:
+    """The cable between a board and a host: bytes of either end go to the other."""
+    while not stop.is_set():
+        for fd in select.select([one, other], [], [], 0.05)[0]:
+            with contextlib.suppress(OSError):  # an end is not open, or is just closing
+                os.write(other if fd == one else one, os.read(fd, 4096))
+
+
 class Station:
     """One station in `folder`: `boot()` starts its process, `power_cut()` is a SIGKILL."""
 
@@ -106,23 +115,29 @@ class Station:
     @contextlib.contextmanager
     def repl(self):
         """The VM's REPL on a pseudo-terminal, as a board's over USB. Yields the port's path."""
-        line = Line()
+        board, host = Line(), Line()
         command = [micropython(), "-X", f"heapsize={HEAP}"]
         process = subprocess.Popen(
             command,
             cwd=self.folder,
             env=vm_environment(),
-            stdin=line._slave,
-            stdout=line._slave,
+            stdin=board._slave,
+            stdout=board._slave,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        stop = threading.Event()
+        cable = threading.Thread(target=_carry, args=(board.fd, host.fd, stop), daemon=True)
+        cable.start()
         try:
-            yield line.path
+            yield host.path
         finally:
             process.kill()
             process.wait()
-            line.close()
+            stop.set()
+            cable.join()
+            board.close()
+            host.close()
 
     def boot(self) -> None:
         main = firmware_root() / "firmware" / "main.py"
