@@ -7,6 +7,7 @@ import struct
 from meter_sim import Bus, Clock, Random, Sdm630, advance
 
 from chargekeep import errors
+from chargekeep.health import Health
 from chargekeep.metering import sdm630
 from chargekeep.metering.meter import ModbusMeter, thousandths
 from chargekeep.metering.modbus import Master
@@ -22,9 +23,11 @@ class Rig:
         self.bus = Bus(self.clock, {1: self.device})
         self.master = Master(self.bus, clock_ms=self.clock.ms)
         self.meter = ModbusMeter(self.master, sdm630)
+        self.health = Health()
         self.segments = []
         self.sampler = Sampler(
             self.meter,
+            self.health,
             clock_ms=self.clock.ms,
             on_segment=lambda old, new, reason: self.segments.append((old, new, reason)),
             **settings,
@@ -83,7 +86,7 @@ def test_samples_follow_the_meter_every_second():
         assert power == 11000 and abs(wh - rig.device.wh) <= 4
         assert 0 <= rig.clock.now - at == rig.sampler.age_ms() <= 1100
     assert rig.sampler.samples - before == 60
-    assert rig.sampler.good_cycles == rig.sampler.cycles and not rig.sampler.errors
+    assert rig.sampler.good_cycles == rig.sampler.cycles and not rig.health.errors
 
 
 def test_silence_is_a_fault_after_five_seconds_and_heals():
@@ -125,7 +128,7 @@ def test_spike_is_read_again():
     assert glitch(rig, 1500, kwh=5000)[0] < 181000
     rig.run(2000)
     assert not rig.segments and 180200 < rig.sampler.sample[0] < 181000
-    assert rig.sampler.errors[errors.METER_JUMP]
+    assert rig.health.errors[errors.METER_JUMP]
     code, _, frame = rig.sampler.evidence
     assert code == errors.METER_JUMP and struct.pack(">f", 5000) in frame
 
@@ -135,9 +138,9 @@ def test_denormal_nan_and_zeros_are_not_believed():
     for told in (2.5e-29, float("nan"), float("inf")):
         assert glitch(rig, 4000, kwh=told)[0] == 180200
         rig.run(2000)
-    assert rig.sampler.errors[errors.METER_NOT_A_NUMBER]
+    assert rig.health.errors[errors.METER_NOT_A_NUMBER]
     assert glitch(rig, 20000, kwh=0)[0] == 180200
-    assert rig.sampler.errors[errors.METER_DECREASED]
+    assert rig.health.errors[errors.METER_DECREASED]
     rig.run(2000)
     assert not rig.segments and rig.sampler.fault == 0
 
@@ -209,14 +212,14 @@ def test_three_meters_share_a_bus():
     bus = Bus(clock, devices)
     master = Master(bus, clock_ms=clock.ms)
     samplers = [
-        Sampler(ModbusMeter(master, sdm630, a), clock_ms=clock.ms, max_power_w=5000)
+        Sampler(ModbusMeter(master, sdm630, a), Health(), clock_ms=clock.ms, max_power_w=5000)
         for a in devices
     ]
     while clock.now < 60000:
         clock.now += max(1, min([s.step() for s in samplers]))
     for s, a in zip(samplers, devices):
         assert s.sample[1] == 100 * a and s.sample[0] - 1000 * a <= 5
-        assert s.good_cycles >= 58 and s.sample[2] > 58000, (s.good_cycles, s.errors)
+        assert s.good_cycles >= 58 and s.sample[2] > 58000, s.good_cycles
 
 
 def bad_line(minutes):
@@ -255,7 +258,7 @@ def bad_line(minutes):
             # A late reply tells the register of up to half a second ago: 2 Wh at 11 kW.
             wrong += not -3 <= sampler.register_wh - rig.device.wh <= 0 or sampler.power_w != 11000
     good = 100 * sampler.good_cycles / sampler.cycles
-    print("cycles", sampler.cycles, "good %", good, "wrong", wrong, sampler.errors)
+    print("cycles", sampler.cycles, "good %", good, "wrong", wrong, rig.health.errors)
     assert wrong == 0 and good >= 99 and not rig.segments
 
 

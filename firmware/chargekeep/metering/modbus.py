@@ -1,6 +1,6 @@
 # A Modbus RTU master that never blocks: `begin` writes a request, `poll` looks at what has come
 # since, and a reply is believed only if address, function, length and CRC are those of the
-# request. A cycle allocates nothing; a failure raises with a code and is counted by that code.
+# request. A cycle allocates nothing; a failure raises with a code.
 
 import time
 
@@ -63,7 +63,6 @@ class Master:
         self.replies = 0
         self.strays = 0  # bytes that came while nothing was asked
         self.echo = False  # learned: the adapter returns what we send
-        self.errors = {METER_TIMEOUT: 0, METER_CRC: 0, METER_EXCEPTION: 0, METER_FRAME: 0}
         self.exception = 0  # code of the last exception response
         self.received = 0  # bytes in `frame`, for evidence of a doubtful reply
         self._uart = uart
@@ -140,7 +139,8 @@ class Master:
         if self._state == _SENDING:
             if waited < self._send_ms:
                 return False
-            self._direction(0)
+            if self._direction:
+                self._direction(0)
             self._state = _WAITING
         elif self._state == _IDLE:
             return False
@@ -170,11 +170,10 @@ class Master:
             code = METER_TIMEOUT
         elif self._match(self._skip()):
             code = METER_CRC
-        self._raise(code)
+        raise self._error(code)
 
-    def _raise(self, code):
-        self.errors[code] += 1
-        raise ChargekeepError(code, "address %d" % self._request[0])
+    def _error(self, code):
+        return ChargekeepError(code, "address %d" % self._request[0])
 
     def _finish(self, now, quiet_ms):
         self._state = _IDLE
@@ -252,7 +251,7 @@ class Master:
             if failed:
                 self.exception = f[i + 2]
                 self._finish(self._ticks(), self._gap_ms)
-                self._raise(METER_EXCEPTION)
+                raise self._error(METER_EXCEPTION)
             return i + (2 if self._request[1] == WRITE_REGISTER else 3)
         return -1
 

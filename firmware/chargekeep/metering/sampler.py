@@ -24,15 +24,16 @@ _RESET_WH = const(1000)  # a meter that starts over is found below this
 class Sampler:
     """Samples `meter` (begin, poll, register_wh, power_w, step_ms, rollover_wh, frame).
 
-    `max_power_w` bounds what the register can gain (times 1.1). `on_segment(old_wh, new_wh,
-    reason)` is called when the register went on elsewhere: the old meter ended at old_wh, the
-    new one began at new_wh. `fault` is 0 or the code of why there is no sample younger than
-    `fault_ms`.
+    Every doubt and failure is told to `health.count(code, detail)`. `max_power_w` bounds what
+    the register can gain (times 1.1). `on_segment(old_wh, new_wh, reason)` is called when the
+    register went on elsewhere: the old meter ended at old_wh, the new one began at new_wh.
+    `fault` is 0 or the code of why there is no sample younger than `fault_ms`.
     """
 
     def __init__(
         self,
         meter,
+        health,
         clock_ms=None,
         max_power_w=25000,
         cycle_ms=1000,
@@ -49,9 +50,9 @@ class Sampler:
         self.samples = 0  # how many were accepted; changes with every new one
         self.cycles = 0
         self.good_cycles = 0
-        self.errors = {}  # code -> count
-        self.last_error = 0
         self.evidence = None  # (code, ticks, raw reply) of the latest doubtful reading
+        self._health = health
+        self._last_error = 0
         self._ticks = clock_ms or time.ticks_ms
         self._cycle_ms = cycle_ms
         self._retries = retries
@@ -80,7 +81,7 @@ class Sampler:
     def fault(self):
         if self.age_ms() <= self._fault_ms:
             return 0
-        return self.last_error or METER_STALE
+        return self._last_error or METER_STALE
 
     def anchor(self, register_wh):
         """Tell the last register known from before the boot, so that less than it is doubted."""
@@ -115,7 +116,7 @@ class Sampler:
             if not self.meter.poll():
                 return self.meter.step_ms
         except ChargekeepError as e:
-            self._count(e.code)
+            self._count(e.code, e.detail)
             return self._again()
         return self._judge(now)
 
@@ -125,16 +126,16 @@ class Sampler:
         self._reading = self._attempt <= self._retries
         return 2
 
-    def _count(self, code):
-        self.errors[code] = self.errors.get(code, 0) + 1
-        self.last_error = code
+    def _count(self, code, detail=""):
+        self._health.count(code, detail)
+        self._last_error = code
 
     def _judge(self, now):
         wh = self.meter.register_wh
         code = self._doubtful(wh, now)
         if code:
             if code != self._doubt or self._attempt == 0:
-                self._count(code)
+                self._count(code, wh)
                 self.evidence = (code, now, self.meter.frame())
             if not self._confirmed(code, wh, now):
                 return self._again()
@@ -202,7 +203,7 @@ class Sampler:
         self._timed = True
         self.samples += 1
         self.good_cycles += 1
-        self.last_error = 0
+        self._last_error = 0
         self._reading = False
 
     async def run(self):
