@@ -103,3 +103,10 @@ def test_settings_and_commands_are_those_of_the_firmware():
 
     assert policy.SETTINGS == {row[1]: row[0] for row in config._SETTINGS}
     assert {n: len(a) for n, a in policy.COMMANDS.values()} == command._COUNT
+
+
+def test_the_readme_lists_every_exit_code_and_command():
+    readme = (Path(__file__).parents[1] / "tools" / "README.md").read_text()
+    for code, meaning in MEANING.items():
+        assert f"| {code:d} | {meaning} |" in readme
+    assert all(f"`{name}" in readme for name in cli.PARTS)
