@@ -40,6 +40,7 @@ OBJECT_SITE = 217  # signed for another site or station
 COMMAND_EXPIRED = 218
 LIST_PAGE = 219  # an allowlist page that the signed header does not prove
 SPENT_FULL = 220
+SPENT_LOST = 221
 
 METER_TIMEOUT = 300
 METER_CRC = 301

@@ -1,0 +1,118 @@
+# What has been used of each token: how often, how much energy, how long. A use is durable before
+# power flows and is never counted twice or forgotten, over replug, reboot and power cut. Costs 34
+# bytes a token that has not expired yet, in RAM and in one file, written whole at each change.
+
+import hashlib
+import struct
+
+from micropython import const
+
+from chargekeep import errors
+from chargekeep.errors import ChargekeepError
+
+_NAME = "spent"
+_RECORD = ">8sIHIIIII"  # cti, exp, uses, Wh and s of ended uses, tx id, Wh and s of that one
+_SIZE = const(34)
+_CHECK = const(8)  # bytes of SHA-256 behind the records
+_CAPACITY = const(256)
+_U32 = const(0xFFFFFFFF)
+_U16 = const(0xFFFF)
+
+
+class Spent:
+    """Reads the table of `store`. `damaged` is true where a table was there and did not hold:
+    then uses were forgotten, and no token may be accepted until `rebuild` or `reset`."""
+
+    def __init__(self, store, timebase, capacity=_CAPACITY):
+        self._store = store
+        self._timebase = timebase
+        self._capacity = capacity
+        data = store.read(_NAME)
+        self.damaged = data is not None and (
+            len(data) % _SIZE != _CHECK or data[-_CHECK:] != _check(data[:-_CHECK])
+        )
+        self._table = b"" if data is None or self.damaged else data[:-_CHECK]
+
+    def __len__(self):
+        return len(self._table) // _SIZE
+
+    def totals(self, cti):
+        """`(uses, Wh, seconds)` of the token so far."""
+        at = self._find(cti)
+        if at is None:
+            return 0, 0, 0
+        _, _, uses, wh, s, _, tx_wh, tx_s = struct.unpack_from(_RECORD, self._table, at)
+        return uses, wh + tx_wh, s + tx_s
+
+    def begin(self, cti, exp, use_count, tx_id):
+        """Count one use, for transaction `tx_id`: durable on return, once however often called.
+
+        Raises TOKEN_REPLAYED where all `use_count` uses are gone and SPENT_FULL where there is no
+        room for one more token.
+        """
+        at = self._find(cti)
+        if at is None:
+            uses = wh = s = 0
+        else:
+            _, _, uses, wh, s, last, tx_wh, tx_s = struct.unpack_from(_RECORD, self._table, at)
+            if last == tx_id:
+                return
+            wh = min(wh + tx_wh, _U32)
+            s = min(s + tx_s, _U32)
+        if uses >= min(use_count, _U16):
+            raise ChargekeepError(errors.TOKEN_REPLAYED)
+        self._put(at, struct.pack(_RECORD, cti, exp, uses + 1, wh, s, tx_id, 0, 0))
+
+    def use(self, cti, tx_id, wh, s):
+        """Transaction `tx_id` has taken `wh` and lasted `s` seconds so far; these never fall.
+
+        False, and nothing done, where `tx_id` is not the token's newest transaction.
+        """
+        at = self._find(cti)
+        if at is None:
+            return False
+        record = struct.unpack_from(_RECORD, self._table, at)
+        if record[5] != tx_id:
+            return False
+        new = (min(max(wh, record[6]), _U32), min(max(s, record[7]), _U32))
+        if new != record[6:]:
+            self._put(at, struct.pack(_RECORD, *(record[:6] + new)))
+        return True
+
+    def reset(self):
+        """Forget everything: an operator's decision."""
+        self._write(b"")
+        self.damaged = False
+
+    def _find(self, cti):
+        for at in range(0, len(self._table), _SIZE):
+            if self._table[at : at + 8] == cti:
+                return at
+        return None
+
+    def _put(self, at, record):
+        table = self._table
+        if at is not None:
+            self._write(table[:at] + record + table[at + _SIZE :])
+            return
+        # What has certainly expired is refused without being looked up here
+        floor = self._timebase.floor()
+        kept = [
+            table[i : i + _SIZE]
+            for i in range(0, len(table), _SIZE)
+            if struct.unpack_from(">I", table, i + 8)[0] > floor
+        ]
+        if len(kept) >= self._capacity:
+            raise ChargekeepError(errors.SPENT_FULL)
+        self._write(b"".join(kept) + record)
+
+    def _write(self, table):
+        try:
+            self._store.write(_NAME, table + _check(table))
+        except OSError as e:
+            raise ChargekeepError(errors.SPENT_FULL, str(e))
+        self._table = table
+
+
+def _check(table):
+    return hashlib.sha256(table).digest()[:_CHECK]
