@@ -36,7 +36,9 @@ class Device:
         if error:
             last = error.decode(errors="replace").strip().splitlines()[-1]
             raise ToolError(
-                f"{self.port}: the device failed: {last}", _exit_of(last), "see --verbose"
+                f"{self.port}: the device failed: {last}",
+                _exit_of(last),
+                "run it again; it goes on where it was",
             )
         return out.decode(errors="replace")
 

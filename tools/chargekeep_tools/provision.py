@@ -6,11 +6,12 @@ A run that was cut is repeated and goes on where it was, with the same key and t
 import os
 import secrets
 import time
+from binascii import b2a_base64
 from typing import Annotated, Any
 
 import typer
 
-from chargekeep_tools import keys, wire
+from chargekeep_tools import allowlist, keys, wire
 from chargekeep_tools.codes import Exit, ToolError
 from chargekeep_tools.device import Device, opened
 from chargekeep_tools.home import Home, checked_name
@@ -24,7 +25,9 @@ from chargekeep_tools.options import (
     table,
     utc,
 )
+from chargekeep_tools.publish import RETAINED
 
+_SECRET = ("mqtt", "seal_key", "former")
 _PROOF = b"chargekeep commission\0"
 # Erasing and checking 64 sectors takes up to 26 s at the flash's worst case.
 _COMMISSION_TIMEOUT_S = 90
@@ -86,8 +89,10 @@ def commission(
         8: challenge,
         9: replace,
     }
-    code = f"from chargekeep import commission\ncommission.run({wire.dumps(request)!r})"
-    result = device.call(code, _COMMISSION_TIMEOUT_S)
+    device.run("from chargekeep import commission")
+    result = device.call(
+        f"commission.run('commission', {wire.dumps(request)!r})", _COMMISSION_TIMEOUT_S
+    )
     public_key, log_id = bytes.fromhex(result["public_key"]), bytes.fromhex(result["log_id"])
     proof = _PROOF + challenge + log_id
     if not wire.verify(public_key, proof, bytes.fromhex(result["proof"])):
@@ -109,6 +114,7 @@ def commission(
         "public_key": public_key.hex(),
         "kid": wire.kid(public_key).hex(),
         "log_id": log_id.hex(),
+        "seal_key": result["seal_key"],
         "mqtt": mqtt,
         "board": result["board"],
         "unique_id": result["unique_id"],
@@ -117,20 +123,55 @@ def commission(
         "ledger_blocks": result["ledger_blocks"],
         "commissioned": int(time.time()),
     }
-    if before is not None and before["public_key"] != record["public_key"]:
-        # Its old log is still to be verified: keys are retired, not forgotten.
-        old = {name: before[name] for name in ("public_key", "kid", "log_id", "commissioned")}
-        record["former"] = [*before.get("former", ()), old]
-    elif before is not None and "former" in before:
-        record["former"] = before["former"]
-    home.save_station(record)
+    _keep(home, record, before)
+    device.call("commission.run('confirm')")
     return record
 
 
+def _keep(home: Home, record: dict[str, Any], before: dict[str, Any] | None) -> None:
+    if before is not None and before["public_key"] != record["public_key"]:
+        # Its old log is still to be verified: keys are retired, not forgotten.
+        names = ("public_key", "kid", "log_id", "seal_key", "commissioned")
+        old = {name: before[name] for name in names}
+        record["former"] = [*before.get("former", ()), old]
+    elif before is not None:
+        record["seal_key"] = record["seal_key"] or before["seal_key"]
+        record["commissioned"] = before["commissioned"]
+        if "former" in before:
+            record["former"] = before["former"]
+    home.save_station(record)
+
+
+def install(home: Home, device: Device, station: str) -> dict[str, int]:
+    """Give the station the objects in force, allowlist included, as the broker would.
+
+    Returns object names to versions. What the station has already is not sent again.
+    """
+    site = home.station(station)["site"]
+    installed: dict[str, int] = {}
+    device.run("from chargekeep import commission")
+    for name in RETAINED:
+        current = home.current(site, name)
+        newest = max((current[to] for to in (None, station) if to in current), default=None)
+        if newest is None:
+            continue
+        version, data = newest
+        answer = device.call(f"commission.run('take', {name!r}, {b2a_base64(data)!r})", 30)
+        if name == "allowlist":
+            chunks = allowlist.chunks(home, site, version)
+            while answer["wanted"]:
+                wanted, n = answer["wanted"]
+                chunk = b2a_base64(chunks[n])
+                answer = device.call(f"commission.run('take_chunk', {wanted}, {n}, {chunk!r})", 30)
+        installed[name] = version
+    return installed
+
+
 def provision(home: Home, port: str, site: str, station: str, **how: Any) -> dict[str, Any]:
-    """`commission` for the board at `port`."""
+    """`commission` and `install` for the board at `port`. Returns the station's record."""
     with opened(port) as device:
-        return commission(home, device, site, station, **how)
+        record = commission(home, device, site, station, **how)
+        return record | {"installed": install(home, device, station)}
 
 
 app = new_app("Make boards stations, over USB.")
@@ -200,7 +241,7 @@ def stations_command(
 ) -> None:
     """List the stations of this home."""
     records = [
-        {name: value for name, value in record.items() if name != "mqtt"}
+        {name: value for name, value in record.items() if name not in _SECRET}
         for record in Home(home).stations(site)
     ]
     rows = (
