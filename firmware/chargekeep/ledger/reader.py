@@ -1,0 +1,237 @@
+# Reads the ring: which sectors are ours and in what order, which slots of a sector count, records
+# and batches. Writes nothing. What was torn, superseded or damaged is never returned; a single
+# flipped bit is put right and counted. Costs 12 bytes of heap a sector and about 1 kB.
+
+from array import array
+
+from micropython import const
+
+from chargekeep import cbor, errors
+from chargekeep.errors import ChargekeepError
+from chargekeep.ledger import header, record
+from chargekeep.ledger.record import BAD, BLANK, FIXED, SLOT
+
+ACKNOWLEDGED = const(11)  # the counter that holds the host's cursor
+SLOTS = const(60)  # of a sector, after its header
+MAX_SECTORS = const(256)
+_HEADER = const(256)
+_DAMAGE = const(64)
+_RUN_OVERHEAD = const(12)  # bytes of CBOR around the slots of a run
+
+
+class Reader:
+    """The readable side of a ledger on `device`.
+
+    damage: slots met that fail their checksum, by 64 x sector seq + index; true where it was one
+    bit and is put right. What a power cut tore is among them. At most 64 are kept.
+    """
+
+    def __init__(self, device):
+        self.device = device
+        self.sectors = device.ioctl(4, 0)
+        if device.ioctl(5, 0) != 4096 or not 2 <= self.sectors <= MAX_SECTORS:
+            raise ChargekeepError(errors.LEDGER_FOREIGN, "geometry")
+        self.log_id = None
+        self.damage = {}
+        self._seq = array("I", bytes(4 * self.sectors))  # sector seq by block; 0: holds nothing
+        self._first = array("I", bytes(4 * self.sectors))  # its first record seq
+        self._head = -1  # block
+        self._next = 1  # record seq
+        self._settled = 0  # what cannot be undone by a power cut any more
+        self._slot = bytearray(SLOT)
+        # What `_scan` finds
+        self._at = bytearray(SLOTS)  # index of each slot that counts
+        self._of = array("I", bytes(4 * SLOTS))  # its seq
+        self._used = 0  # slots up to the last that is not blank
+        self._torn = 0  # how many count if the last operation was cut
+
+    def _load(self, block, index, seed):
+        self.device.readblocks(block, self._slot, _HEADER + SLOT * index)
+        kind = record.check(self._slot, seed ^ index)
+        if kind == FIXED or kind == BAD:
+            place = self._seq[block] * 64 + index
+            if place not in self.damage and len(self.damage) < _DAMAGE:
+                self.damage[place] = kind == FIXED
+        return kind
+
+    def _scan(self, block):
+        """Fill `_at` and `_of` with the slots of `block` that count, in order; how many.
+
+        A slot supersedes all before it from its own seq on: that is how a restart after a power
+        cut settles what the cut left. `_torn`: how many count if no slot of a cut operation may
+        count after its first bad one, and no incomplete record.
+        """
+        first = self._first[block]
+        seed = record.slot_seed(self.log_id, self._seq[block])
+        count = 0
+        whole = 0  # slots before the record that is not complete
+        torn = -1  # slots before the first bad one of this operation
+        before = BAD
+        self._used = 0
+        for index in range(SLOTS):
+            kind = self._load(block, index, seed)
+            slot = self._slot
+            if kind == BLANK:
+                before = BAD
+                continue
+            self._used = index + 1
+            joined = kind != BAD and slot[2] & record.JOINED
+            if not joined and kind != BAD:
+                torn = -1
+            elif before == BAD and torn < 0 and joined:
+                torn = whole
+            if kind == BAD:
+                if torn < 0:
+                    torn = whole
+                before = BAD
+                continue
+            before = kind
+            low = slot[0] | slot[1] << 8
+            seq = first + (((low - first) + 0x8000) & 0xFFFF) - 0x8000
+            while count and self._of[count - 1] >= seq:
+                count -= 1
+            whole = min(whole, count)
+            self._of[count] = seq
+            self._at[count] = index
+            count += 1
+            if slot[3] & record.LAST:
+                whole = count
+        self._torn = whole if torn < 0 else min(whole, torn)
+        return count
+
+    def _after(self, sector):
+        """The block of the lowest sector seq above `sector`, or -1."""
+        best = -1
+        for block in range(self.sectors):
+            if self._seq[block] > sector and (best < 0 or self._seq[block] < self._seq[best]):
+                best = block
+        return best
+
+    def _end(self, block):
+        """The seq after the last record of `block`: the next sector begins with it."""
+        following = self._after(self._seq[block])
+        return self._next if following < 0 else self._first[following]
+
+    def _holding(self, seq):
+        """The block that begins nearest before `seq`, else the oldest, or -1."""
+        best = -1
+        for block in range(self.sectors):
+            if self._seq[block] and self._first[block] <= seq:
+                if best < 0 or self._seq[block] > self._seq[best]:
+                    best = block
+        return self._after(0) if best < 0 else best
+
+    def _slots(self, after):
+        """Yield `(block, index, seq, start)` of each slot that counts with a seq above `after`.
+
+        `start` is true where the slot does not follow on from the one before (the first, or after
+        damage). Appending between two steps is fine.
+        """
+        last = None
+        block = self._holding(after + 1)
+        while block >= 0:
+            sector = self._seq[block]
+            end = self._end(block)
+            count = self._scan(block)
+            at = bytes(memoryview(self._at)[:count])
+            of = self._of[:count]
+            for i in range(count):
+                seq = of[i]
+                if seq <= after or seq >= end or (last is not None and seq <= last):
+                    continue
+                if self._seq[block] != sector:
+                    break  # erased meanwhile
+                yield block, at[i], seq, last is None or seq != last + 1
+                last = seq
+            block = self._after(sector)
+
+    def _fetch(self, block, index):
+        self._load(block, index, record.slot_seed(self.log_id, self._seq[block]))
+        return self._slot
+
+    def records(self, from_seq=1):
+        """Yield `(seq, type, [time, quality, boot id, uptime, ...])` of whole records.
+
+        `seq` is that of the record's first slot. A record that thinning moved yields the seq that
+        it had before.
+        """
+        payload = None
+        start = 0
+        for block, index, seq, gap in self._slots(from_seq - 1):
+            slot = self._fetch(block, index)
+            flags = slot[3]
+            if flags & record.FIRST:
+                payload = bytearray()
+                start = seq
+            elif payload is None or gap:
+                payload = None  # its beginning is missing
+                continue
+            payload.extend(memoryview(slot)[4 : 4 + (flags & record.LENGTH)])
+            if flags & record.LAST:
+                kind = slot[2]
+                if kind & record.MOVED:
+                    start = int.from_bytes(payload[:4], "little")
+                    payload = memoryview(payload)[4:]
+                yield start, kind & record.TYPE, cbor.loads(payload)
+                payload = None
+
+    def _link_before(self, block, index, seq):
+        # The stored link of the slot before, or what the sector's header says.
+        for other, at, found, _ in self._slots(seq - 2):
+            if found == seq - 1:
+                return bytes(self._fetch(other, at)[record.LINK_AT : record.CRC_AT])
+            break
+        page = bytearray(header.SIZE)
+        self.device.readblocks(block, page, 0)
+        found = header.Header.unpack(page)
+        return found.link if found and found.first == seq else bytes(record.LINK)
+
+    def batch(self, after_seq, max_bytes):
+        """The next records for the host after slot `after_seq`, byte for byte as stored.
+
+        `(first seq, link of the slot before it, [[sector seq, first slot index, slots], ...])`
+        with whole records whose slots follow on without a gap, in at most `max_bytes` (at least
+        one record); None where nothing more is to be sent. The last record before a power cut is
+        withheld until the next append has settled it.
+        """
+        if after_seq >= self._settled:
+            return None
+        runs = []
+        size = 0
+        first = link = None
+        news = False
+        pending = []  # slots of the record being read
+        for block, index, seq, gap in self._slots(after_seq):
+            if seq > self._settled or (gap and first is not None):
+                break
+            if first is None:
+                slot = self._fetch(block, index)
+                if not slot[3] & record.FIRST:
+                    continue
+                first = seq
+                link = self._link_before(block, index, seq)
+            slot = bytes(self._fetch(block, index))
+            pending.append((self._seq[block], index, slot))
+            if not slot[3] & record.LAST:
+                continue
+            size += len(pending) * (SLOT + _RUN_OVERHEAD)
+            if runs and size > max_bytes:
+                break
+            news = news or not _silent(slot)
+            for sector, at, data in pending:
+                if runs and runs[-1][0] == sector and runs[-1][1] + len(runs[-1][2]) // SLOT == at:
+                    runs[-1][2].extend(data)
+                    size -= _RUN_OVERHEAD
+                else:
+                    runs.append([sector, at, bytearray(data)])
+            pending = []
+        if not news:
+            return None
+        return first, link, runs
+
+
+def _silent(slot):
+    # That an acknowledgement was noted is no news: its batch would be acknowledged, and so on.
+    if slot[2] & record.TYPE != record.COUNTER:
+        return False
+    return cbor.loads(slot[4 : 4 + (slot[3] & record.LENGTH)])[4] == ACKNOWLEDGED

@@ -1,0 +1,89 @@
+# The slot: 64 bytes of flash that hold one record of up to 48 bytes or a part of a longer one, its
+# place in the chain and a checksum that no other sector, position or log can satisfy. FORMATS.md
+# section 4 shows the layout. A single flipped bit is put right, anything more is found.
+
+import struct
+from binascii import crc32
+
+from micropython import const
+
+SLOT = const(64)
+PAYLOAD = const(48)  # bytes of a record in one slot
+MAX_SLOTS = const(12)  # of a record
+BODY = const(52)  # the bytes that the link covers: seq, type, length, payload
+LINK_AT = const(52)
+LINK = const(8)
+CRC_AT = const(60)
+
+JOINED = const(0x40)  # in the type byte: programmed in one operation with the slot before
+MOVED = const(0x80)  # in the type byte: a record that thinning took over, see thin.py
+TYPE = const(0x3F)
+FIRST = const(0x40)  # in the length byte
+LAST = const(0x80)
+LENGTH = const(0x3F)
+
+# Record types, FORMATS.md section 4
+BOOT = const(1)
+TX_STARTED = const(2)
+TX_UPDATED = const(3)
+TX_ENDED = const(4)
+METER_VALUE = const(5)
+REFUSED = const(6)
+CLOCK_SET = const(7)
+OBJECT_ACCEPTED = const(8)
+FAULT = const(9)
+UNATTRIBUTED = const(10)
+METER_SEGMENT = const(11)
+HEAD = const(12)
+THINNED = const(13)
+COUNTER = const(14)
+
+_POLYNOMIAL = const(0xEDB88320)  # CRC-32 of IEEE 802.3, reflected
+_BLANK = b"\xff" * SLOT
+
+BAD = const(0)
+GOOD = const(1)
+FIXED = const(2)
+BLANK = const(3)
+
+
+def slot_seed(log_id, sector_seq):
+    """What the checksums of a sector start from; slot i continues from `seed ^ i`."""
+    return crc32(struct.pack("<I", sector_seq), crc32(log_id))
+
+
+def check(slot, seed):
+    """GOOD, BLANK, FIXED (one bit of the 64-byte bytearray `slot` was wrong) or BAD."""
+    if slot == _BLANK:
+        return BLANK
+    view = memoryview(slot)
+    crc = crc32(view[:CRC_AT], seed)
+    if crc == struct.unpack_from("<I", slot, CRC_AT)[0]:
+        return GOOD if _plausible(slot) else BAD
+    return FIXED if correct(slot, CRC_AT, crc) and _plausible(slot) else BAD
+
+
+def _plausible(slot):
+    length = slot[3] & LENGTH
+    return 0 < length <= PAYLOAD and (slot[3] & LAST or length == PAYLOAD)
+
+
+def correct(data, length, crc):
+    """Put one wrong bit of `data[:length]` or of the checksum after it right; False if not one.
+
+    `crc`: what `data[:length]` gives now. A CRC is linear: the difference tells which bit.
+    """
+    difference = crc ^ struct.unpack_from("<I", data, length)[0]
+    if difference & (difference - 1) == 0:
+        struct.pack_into("<I", data, length, crc)
+        return True
+    step = _POLYNOMIAL  # the difference that the last bit makes, then the one before, ...
+    for at in range(length - 1, -1, -1):
+        bit = 0x80
+        while bit:
+            if step == difference:
+                data[at] ^= bit
+                return True
+            step = (step >> 1) ^ (_POLYNOMIAL if step & 1 else 0)
+            bit >>= 1
+    return False

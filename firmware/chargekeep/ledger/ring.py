@@ -1,0 +1,537 @@
+# The ledger: a ring of records on raw NOR flash. What `append` returned from survives any power
+# cut; what a cut interrupts is there whole or not at all, and stays so. Only what the host has
+# committed is ever erased. One program a page of four slots, one erase a sector of sixty.
+
+import struct
+from binascii import crc32
+from hashlib import sha256
+
+from micropython import const
+
+from chargekeep import cbor, errors
+from chargekeep.errors import ChargekeepError
+from chargekeep.ledger import header, record
+from chargekeep.ledger.reader import ACKNOWLEDGED, SLOTS, Reader
+from chargekeep.ledger.record import BODY, LINK, PAYLOAD, SLOT
+from chargekeep.ledger.seal import SealKey, close_seal, link_key
+
+_BLOCK = const(4096)
+_PAGE = const(256)
+_PAGE_SLOTS = const(4)
+_HEADER = const(256)  # bytes before the slots
+_LIMIT = const(0xFFFFFF00)  # no seq gets here; a new log is due long before
+_RESERVE = const(60)  # slots that only the end of a transaction may use
+_CLOSING = (record.TX_ENDED, record.HEAD)
+_FAILURES = const(3)  # failed programs that end the use of a sector
+_READS = const(16)  # of a page that was erased before this power cycle, ahead of its first use
+
+# The workspace of one slot: link key, link before, and the slot itself
+_KEY = const(16)
+_SLOT_AT = const(24)
+
+_ONES = b"\xff" * _PAGE
+
+
+class _ProgramFailed(Exception):
+    """Flash does not read back as programmed."""
+
+
+class Ledger(Reader):
+    """A ring of records on `device`; `mount` before anything else.
+
+    device: MicroPython's extended block protocol with blocks of 4,096 bytes; an attribute
+        `program_size` (16 if absent) is what programs are aligned to.
+    key: seal key of epoch 0, 32 bytes; None where `store` has its successor (seal.py).
+    timebase: has `stamp()` (timebase.py).
+    """
+
+    def __init__(self, device, key, timebase, store=None):
+        super().__init__(device)
+        self._timebase = timebase
+        self._secret = (key, store)
+        self._program_size = getattr(device, "program_size", 16)
+        self.writable = False
+        self._page = bytearray(_PAGE)
+        self._check = bytearray(_PAGE)
+        self._work = bytearray(_SLOT_AT + SLOT)
+        view = memoryview(self._work)
+        self._linked = view[: _SLOT_AT + BODY]  # what a link hashes
+        self._summed = view[_SLOT_AT : _SLOT_AT + record.CRC_AT]
+        self._whole = view[_SLOT_AT:]
+        self._index = SLOTS  # next slot of the head sector
+        self._dirty = 0  # slots of `_page` that are not in flash yet
+        self._ready = -1  # block that was erased in this power cycle and is not used yet
+        self._proven = False  # the head sector's blank part was checked or erased by us
+        self._pin = ()  # slots of the last operation before the power cut
+        self._failures = 0  # of programs in the head sector
+        self._spare = 0  # sectors that may be erased
+        self._durable = self._acknowledged = 0
+
+    # Formatting and mounting
+
+    @staticmethod
+    def format(device, log_id, key, store=None, force=False):
+        """Make `device` an empty ledger. Refuses what is neither blank nor a ledger of `log_id`.
+
+        log_id: 16 bytes, never used before. key: seal key of epoch 0, 32 bytes, that the host
+        keeps as well. force: erase whatever is there. Raises LEDGER_FOREIGN, LEDGER_ERASE.
+        """
+        ledger = Ledger(device, key, None)
+        if not force:
+            ledger._refuse_foreign(log_id)
+        ledger.log_id = log_id
+        ledger._header = header.Header(log_id, ledger.sectors)
+        ledger._bad = ledger._header.bad
+        # The first block comes last and gets the header: half a format is no ledger.
+        good = sum([ledger._erase(block) for block in range(ledger.sectors - 1, -1, -1)])
+        if good < 2:
+            raise ChargekeepError(errors.LEDGER_ERASE, "%d good sectors" % good)
+        if store:
+            SealKey.create(key, store)
+        ledger._seal = SealKey(key, store)
+        ledger._work[_KEY:_SLOT_AT] = sha256(log_id).digest()[:LINK]
+        ledger._open()
+
+    def _refuse_foreign(self, log_id):
+        for block in range(self.sectors):
+            self.device.readblocks(block, self._page, 0)
+            found = header.prefix(self._page[: header.PREFIX])
+            if found and found[3] != log_id:
+                raise ChargekeepError(errors.LEDGER_FOREIGN, "block %d: another log" % block)
+            if not found and not self._blank(block):
+                raise ChargekeepError(errors.LEDGER_FOREIGN, "block %d" % block)
+
+    def mount(self, read_only=False):
+        """Find head, counters and chain. Writes nothing.
+
+        Raises LEDGER_FOREIGN where there is no ledger or more than one, LEDGER_VERSION for a
+        newer major version (a newer minor one is mounted read-only), LEDGER_TAMPERED where the
+        newest sector is not sealed by our key (`read_only` mounts it nevertheless).
+        """
+        self._survey()
+        acknowledged = 0
+        while True:
+            self._head = self._newest()
+            if self._head < 0:
+                raise ChargekeepError(errors.LEDGER_FOREIGN, "no ledger")
+            self.device.readblocks(self._head, self._page, 0)
+            here = header.Header.unpack(self._page)
+            if here:
+                if here.version >> 4 != header.VERSION >> 4 or here.sectors != self.sectors:
+                    raise ChargekeepError(errors.LEDGER_VERSION, "%#x" % here.version)
+                self._header = here
+                self.writable = not read_only and here.version <= header.VERSION
+                doubtful = self._unlock() if self.writable else False
+                self._replay()
+                acknowledged = max(acknowledged, self._durable)
+                if self._used or not doubtful or self._seq_before(here.seq) < 0:
+                    break
+            # Torn while it was opened, or whole but not known to be: that may fade again.
+            self._seq[self._head] = 0
+        self._durable = self._acknowledged = acknowledged
+        self._count_spare()
+
+    def _survey(self):
+        data = bytearray(header.PREFIX)
+        self.log_id = None
+        for block in range(self.sectors):
+            self.device.readblocks(block, data, 0)
+            found = header.prefix(data)
+            self._seq[block] = 0
+            if not found:
+                continue
+            if self.log_id not in (None, found[3]):
+                raise ChargekeepError(errors.LEDGER_FOREIGN, "two ledgers")
+            self.log_id = found[3]
+            self._seq[block] = found[1]
+            self._first[block] = found[2]
+
+    def _newest(self):
+        return self._seq_before(1 << 32)
+
+    def _seq_before(self, seq):
+        best = -1
+        for block in range(self.sectors):
+            if 0 < self._seq[block] < seq and (best < 0 or self._seq[block] > self._seq[best]):
+                best = block
+        return best
+
+    def _unlock(self):
+        # Authenticates the header in `_page`. True where the key file does not know of it yet.
+        self._seal = SealKey(*self._secret)
+        doubtful = self._seal.epoch < self._header.epoch
+        self._seal.go(self._header.epoch)
+        header.authentic(self._page, self._seal.key)
+        self._work[:_KEY] = link_key(self._seal.key)
+        return doubtful
+
+    def _replay(self):
+        # Counters, chain and position from the head sector's slots.
+        here = self._header
+        self._bad = here.bad
+        self._scan(self._head)
+        count = self._torn
+        self._work[_KEY:_SLOT_AT] = here.link
+        self._seed = record.slot_seed(self.log_id, here.seq)
+        self._next = here.first
+        last = -1
+        self._pin = []
+        for i in range(count):
+            before, last = last, self._at[i]
+            slot = bytes(self._fetch(self._head, last))
+            if not slot[2] & record.JOINED or last != before + 1:
+                self._pin = []  # an operation begins
+            self._pin.append(slot)
+            if slot[2] & record.TYPE == record.COUNTER:
+                index, value = cbor.loads(slot[4 : 4 + (slot[3] & record.LENGTH)])[4:]
+                here.counters[index] = max(here.counters[index], value)
+        if count:
+            self._next = max(self._next, self._of[count - 1] + 1)
+            self._work[_KEY:_SLOT_AT] = self._pin[-1][record.LINK_AT : record.CRC_AT]
+        self._settled = self._next - 1 - len(self._pin)
+        self._durable = max(here.acknowledged, here.counters[ACKNOWLEDGED])
+        # The operation that was cut may have touched the page after the last good slot without
+        # a trace, so that page is not used.
+        self._index = (max(self._used, last + 1) // _PAGE_SLOTS + 1) * _PAGE_SLOTS
+        self._proven = False
+
+    # What is known
+
+    @property
+    def head(self):
+        """`(seq, link)` of the last slot; seq 0 where there is none."""
+        return self._next - 1, bytes(self._work[_KEY:_SLOT_AT])
+
+    @property
+    def acknowledged(self):
+        """Seq of the last slot that the host has committed."""
+        return self._acknowledged
+
+    @property
+    def backlog(self):
+        """Slots that the host has not acknowledged."""
+        return self._next - 1 - self._acknowledged
+
+    @property
+    def free_slots(self):
+        """Slots that can be appended before the ring is full."""
+        return max(0, SLOTS - self._index) + SLOTS * self._spare
+
+    @property
+    def erases(self):
+        """How often the head sector was erased; the ring wears evenly."""
+        return self._header.erases
+
+    def counter(self, index):
+        """Value of monotonic counter `index`, FORMATS.md section 4."""
+        if index == ACKNOWLEDGED:
+            return self._acknowledged
+        return self._header.counters[index]
+
+    # Appending
+
+    def append(self, record_type, body):
+        """Store one record, `body` a list after the time stamp; durable on return. Its seq.
+
+        Raises LEDGER_FULL, LEDGER_RANGE (more than 576 bytes), LEDGER_ERASE, LEDGER_EXHAUSTED.
+        """
+        return self._store([(record_type, cbor.dumps(self._timebase.stamp() + body))])
+
+    def append_many(self, items):
+        """Store several `(record type, body)` with as few page programs as can be.
+
+        Returns the seq of the last. A power cut leaves the first none, some or all of them.
+        """
+        stamp = self._timebase.stamp()
+        return self._store([(kind, cbor.dumps(stamp + body)) for kind, body in items])
+
+    def advance(self, index, value):
+        """Raise counter `index` to `value`, durable on return. Raises COUNTER_DECREASE."""
+        if not 0 <= index < header.COUNTERS or index == ACKNOWLEDGED or not 0 <= value < 1 << 32:
+            raise ChargekeepError(errors.LEDGER_RANGE, "counter %d" % index)
+        now = self._header.counters[index]
+        if value < now:
+            raise ChargekeepError(errors.COUNTER_DECREASE, "%d: %d to %d" % (index, now, value))
+        if value > now:
+            self._advance(index, value)
+
+    def _advance(self, index, value):
+        self.append(record.COUNTER, [index, value])
+        self._header.counters[index] = value
+
+    def _store(self, encoded, reserve=_RESERVE):
+        if not self.writable:
+            raise ChargekeepError(errors.LEDGER_VERSION, "read-only")
+        need = len(self._pin)
+        for kind, payload in encoded:
+            slots = (len(payload) + PAYLOAD - 1) // PAYLOAD
+            if not 0 < slots <= record.MAX_SLOTS or not 0 < kind <= record.TYPE:
+                raise ChargekeepError(errors.LEDGER_RANGE, "%d bytes" % len(payload))
+            need += slots
+            if kind in _CLOSING:
+                reserve = 0
+        if self._next + need > _LIMIT:
+            raise ChargekeepError(errors.LEDGER_EXHAUSTED, "start a new log")
+        if self.free_slots - need < reserve:
+            raise ChargekeepError(errors.LEDGER_FULL, "%d slots" % self.free_slots)
+        done = mark = 0
+        next_ = self._next
+        link = bytes(self._work[_KEY:_SLOT_AT])
+        while True:
+            try:
+                self._repeat_pin()
+                while done < len(encoded):
+                    kind, payload = encoded[done]
+                    if self._make_room((len(payload) + PAYLOAD - 1) // PAYLOAD):
+                        self._pin = ()
+                        mark, next_ = done, self._next
+                        link = bytes(self._work[_KEY:_SLOT_AT])
+                    start = self._next
+                    self._put(kind, payload)
+                    done += 1
+                self._flush()
+                self._pin = ()
+                self._settled = self._next - 1
+                return start
+            except _ProgramFailed:
+                # What did reach the flash is superseded: the same seqs come again further on.
+                done = mark
+                self._rewind(next_, link)
+            except (ChargekeepError, OSError):
+                self._rewind(next_, link)
+                raise
+
+    def _rewind(self, next_, link):
+        self._index += -self._index % _PAGE_SLOTS  # part of the page may be programmed
+        self._dirty = 0
+        self._next = next_
+        self._work[_KEY:_SLOT_AT] = link
+
+    def _make_room(self, slots):
+        # A record lies in one sector. True where that took a new one.
+        if self._index + slots <= SLOTS:
+            return False
+        self._flush()
+        self._open()
+        return True
+
+    def _put(self, kind, payload):
+        work = self._work
+        length = len(payload)
+        at = 0
+        while at < length:
+            size = min(PAYLOAD, length - at)
+            flags = size
+            if not at:
+                flags |= record.FIRST
+            if at + size == length:
+                flags |= record.LAST
+            seq = self._next & 0xFFFF
+            struct.pack_into("<HBB", work, _SLOT_AT, seq, kind, flags)
+            base = _SLOT_AT + 4
+            work[base : base + size] = payload[at : at + size] if length > size else payload
+            for i in range(base + size, base + PAYLOAD):
+                work[i] = 0
+            self._emit(sha256(self._linked).digest())
+            self._next += 1
+            at += size
+
+    def _emit(self, link):
+        # The slot in the workspace becomes the next of the page.
+        work = self._work
+        if self._dirty:
+            work[_SLOT_AT + 2] |= record.JOINED
+        else:
+            work[_SLOT_AT + 2] &= ~record.JOINED
+        work[_SLOT_AT + record.LINK_AT : _SLOT_AT + record.CRC_AT] = link[:LINK]
+        work[_KEY:_SLOT_AT] = link[:LINK]
+        crc = crc32(self._summed, self._seed ^ self._index)
+        struct.pack_into("<I", work, _SLOT_AT + record.CRC_AT, crc)
+        at = self._index % _PAGE_SLOTS * SLOT
+        self._page[at : at + SLOT] = self._whole
+        self._dirty += 1
+        self._index += 1
+        if self._index % _PAGE_SLOTS == 0:
+            self._flush()
+
+    def _repeat_pin(self):
+        # The last operation before the power cut may have left bits that fade. Its slots come
+        # once more, with the same seqs and links, so that what counts now counts for ever.
+        if self._pin:
+            self._make_room(len(self._pin))
+            for slot in self._pin:
+                self._work[_SLOT_AT:] = slot
+                self._emit(slot[record.LINK_AT : record.CRC_AT])
+
+    def _flush(self):
+        count = self._dirty
+        if not count:
+            return
+        self._dirty = 0
+        page = (self._index - 1) // _PAGE_SLOTS
+        end = self._index - page * _PAGE_SLOTS
+        at = _HEADER + page * _PAGE
+        if (not self._proven and not self._prove(at)) or not self._program(
+            self._head, at, (end - count) * SLOT, end * SLOT
+        ):
+            self._failures += 1
+            self._index = (page + 1) * _PAGE_SLOTS if self._failures < _FAILURES else SLOTS
+            raise _ProgramFailed
+
+    def _prove(self, page_at):
+        # Bits that a power cut left half programmed may read as ones now and then.
+        self._proven = True
+        for _ in range(_READS):
+            self.device.readblocks(self._head, self._check, page_at)
+            if self._check != _ONES:
+                return False
+        return True
+
+    def _program(self, block, page_at, start, end):
+        """Program `_page[start:end]` into its page; False where it does not read back."""
+        view = memoryview(self._page)
+        if self._program_size == _PAGE:
+            # Ones change nothing: a part that takes whole pages gets them around our slots.
+            for i in range(_PAGE):
+                if not start <= i < end:
+                    self._page[i] = 0xFF
+            self.device.writeblocks(block, self._page, page_at)
+        else:
+            self.device.writeblocks(block, view[start:end], page_at + start)
+        check = memoryview(self._check)[start:end]
+        self.device.readblocks(block, check, page_at + start)
+        return check == view[start:end]
+
+    # Sectors
+
+    def _blank(self, block):
+        for at in range(0, _BLOCK, _PAGE):
+            self.device.readblocks(block, self._check, at)
+            if self._check != _ONES:
+                return False
+        return True
+
+    def _erase(self, block):
+        """Erase and check; False marks the sector as worn."""
+        self.device.readblocks(block, self._check, 0)
+        found = header.Header.unpack(self._check)
+        self._seq[block] = 0
+        self._ready = -1
+        try:
+            self.device.ioctl(6, block)
+            if self._blank(block):
+                self._ready = block
+                self._ready_erases = 1 + (found.erases if found else self._header.erases)
+                return True
+        except OSError:
+            pass  # worn as well: the part said so itself
+        self._retire(block)
+        return False
+
+    def _retire(self, block):
+        self._bad[block >> 3] |= 1 << (block & 7)
+        self._seq[block] = 0
+        self._count_spare()
+
+    def _free(self, block):
+        if block == self._head or self._bad[block >> 3] >> (block & 7) & 1:
+            return False
+        return not self._seq[block] or self._end(block) - 1 <= self._durable
+
+    def _count_spare(self):
+        self._spare = sum([self._free(block) for block in range(self.sectors)])
+
+    def _victim(self):
+        # The next sector that holds nothing the host still needs, in turn: wear is even.
+        for step in range(1, self.sectors + 1):
+            block = (self._head + step) % self.sectors
+            if self._free(block):
+                return block
+        raise ChargekeepError(errors.LEDGER_FULL, "no sector")
+
+    def _open(self):
+        """Begin the next sector. Raises LEDGER_FULL, before anything is changed."""
+        here = self._header
+        link = bytes(self._work[_KEY:_SLOT_AT])
+        close = close_seal(self._seal.key, self._next - 1, link)
+        key = self._seal.following()
+        while True:
+            block = self._victim()
+            if self._ready != block and not self._erase(block):
+                continue
+            self._ready = -1
+            new = header.Header(self.log_id, self.sectors)
+            new.seq = new.epoch = here.seq + 1
+            new.first = self._next
+            new.erases = self._ready_erases
+            new.acknowledged = self._acknowledged
+            new.tail = self._tail(new.seq)
+            new.link = link
+            new.counters = here.counters
+            new.bad = self._bad
+            new.close = close
+            new.pack_into(self._page, key)
+            if self._program(block, 0, 0, _PAGE):
+                break
+            self._retire(block)
+        self._seal.accept(key)
+        self._header = new
+        self._head = block
+        self._seq[block] = new.seq
+        self._first[block] = new.first
+        self._durable = new.acknowledged
+        self._seed = record.slot_seed(self.log_id, new.seq)
+        self._work[:_KEY] = link_key(key)
+        self._index = self._failures = 0
+        self._proven = True
+        self._count_spare()
+
+    def _tail(self, default):
+        # Seq of the oldest sector that holds what the host has not acknowledged.
+        tail = default
+        for block in range(self.sectors):
+            if 0 < self._seq[block] < tail and (block == self._head or not self._free(block)):
+                tail = self._seq[block]
+        return tail
+
+    def maintain(self):
+        """Erase the next sector ahead of its use, where it is time. Call only when flash may
+        stall for 45 to 400 ms. True where it did erase."""
+        if not self.writable or self._ready >= 0 or self._index < SLOTS // 2 or not self._spare:
+            return False
+        return self._erase(self._victim())
+
+    # Acknowledgement
+
+    def acknowledge(self, log_id, seq, link):
+        """The host has committed everything up to slot `seq`, whose link it shows.
+
+        Raises LEDGER_ACKNOWLEDGEMENT for another log, the future or another history. What was
+        acknowledged before is ignored.
+        """
+        if log_id != self.log_id or seq > self._settled:
+            raise ChargekeepError(errors.LEDGER_ACKNOWLEDGEMENT, "seq %d" % seq)
+        if seq <= self._acknowledged:
+            return
+        for block, index, found, _ in self._slots(seq - 1):
+            slot = self._fetch(block, index)
+            if found == seq and slot[record.LINK_AT : record.CRC_AT] == link:
+                break
+            raise ChargekeepError(errors.LEDGER_ACKNOWLEDGEMENT, "seq %d: link" % seq)
+        self._acknowledged = seq
+        # The cursor is durable before any erase that relies on it; else it can wait.
+        for block in range(self.sectors):
+            if block != self._head and self._seq[block]:
+                if self._durable < self._end(block) - 1 <= seq:
+                    return self._keep_acknowledgement(seq)
+
+    def _keep_acknowledgement(self, seq):
+        try:
+            body = cbor.dumps(self._timebase.stamp() + [ACKNOWLEDGED, seq])
+            self._store([(record.COUNTER, body)], 0)
+        except ChargekeepError as e:
+            if e.code != errors.LEDGER_FULL:
+                raise
+        self._durable = self._acknowledged
+        self._header.counters[ACKNOWLEDGED] = seq
+        self._count_spare()
