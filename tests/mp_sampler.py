@@ -29,9 +29,13 @@ class Rig:
             self.meter,
             self.health,
             clock_ms=self.clock.ms,
-            on_segment=lambda old, new, reason: self.segments.append((old, new, reason)),
+            on_segment=self.segment,
             **settings,
         )
+
+    def segment(self, *segment):
+        self.segments.append(segment)
+        return True
 
     def run(self, ms):
         advance(self.clock, self.sampler, ms)

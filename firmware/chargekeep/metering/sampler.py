@@ -26,7 +26,8 @@ class Sampler:
 
     Every doubt and failure is told to `health.count(code, detail)`. `max_power_w` bounds what
     the register can gain (times 1.1). `on_segment(old_wh, new_wh, reason)` is called when the
-    register went on elsewhere: the old meter ended at old_wh, the new one began at new_wh.
+    register went on elsewhere: the old meter ended at old_wh, the new one began at new_wh; it
+    returns False where that could not be recorded yet.
     `fault` is 0 or the code of why there is no sample younger than `fault_ms`.
     """
 
@@ -139,7 +140,8 @@ class Sampler:
                 self.evidence = (code, now, self.meter.frame())
             if not self._confirmed(code, wh, now):
                 return self._again()
-            self._segment(code)
+            if not self._segment(code):
+                return self._again()
         elif self._last_wh is None or not self.samples:
             if not self._confirmed(0, wh, now):
                 return self._again()
@@ -191,8 +193,7 @@ class Sampler:
                 new = 0
             elif new < _RESET_WH:
                 reason = RESET
-        if self.on_segment:
-            self.on_segment(old, new, reason)
+        return self.on_segment(old, new, reason) if self.on_segment else True
 
     def _accept(self, wh, now):
         self._candidate_wh = None

@@ -1,0 +1,497 @@
+# The transaction machine of one EVSE, in OCPP 2.0.1 terms. It promises that power is permitted
+# only under a transaction whose start is in flash, that each transaction ends exactly once, and
+# that all energy the meter counts is either of a transaction or recorded as unattributed, to the
+# watt-hour, whatever power, meter or contactor do.
+
+import time
+
+from micropython import const
+
+from chargekeep.errors import (
+    ACTUATOR_FEEDBACK,
+    EVSE_OCCUPIED,
+    LEDGER_FULL,
+    METER_STALE,
+    TRANSACTION_NO_SPACE,
+    TRANSACTION_STATE,
+    UNSAFE,
+    ChargekeepError,
+)
+from chargekeep.transaction import terms
+from chargekeep.transaction.recall import Transaction, elapsed_s, recall
+
+BOOTING = "booting"  # until `resume`; nothing is permitted
+IDLE = "idle"
+RESUMING = "resuming"  # a transaction waits for the first sample after a boot
+CHARGING = "charging"  # power is permitted
+SUSPENDED = "suspended"  # withdrawn while the meter is blind, the transaction goes on
+ENDING = "ending"  # withdrawn for good, waiting for the final register
+
+_FLOW_W = const(100)  # less than this is a car that sips or a meter's noise
+_SETTLE_MS = const(500)  # a contactor opens within 0.1 s; cars ramp down within the rest
+_FINAL_MS = const(3000)  # how long to wait for the register after withdrawing
+_FEEDBACK_MS = const(500)  # a contactor may take this long to follow
+_LEAK_MS = const(5000)  # energy this long after withdrawing is a leak ...
+_LEAK_WH = const(5)  # ... from this much on
+_IDLE_CHECKPOINTS = const(6)  # so many times rarer while the register stands still
+_OVERLOAD_MS = const(10000)  # power above its limit may last this long
+_FAULT_DETAIL = const(40)
+
+# Why a transaction stopped, by the trigger of its last event (for stops a power cut interrupted).
+_REASONS = {
+    terms.DEAUTHORIZED: terms.STOPPED_DEAUTHORIZED,
+    terms.ENERGY_LIMIT_REACHED: terms.STOPPED_ENERGY_LIMIT,
+    terms.EV_COMMUNICATION_LOST: terms.STOPPED_EV_DISCONNECTED,
+    terms.TIME_LIMIT_REACHED: terms.STOPPED_TIME_LIMIT,
+    terms.STOP_AUTHORIZED: terms.STOPPED_LOCAL,
+    terms.REMOTE_STOP: terms.STOPPED_REMOTE,
+    terms.RESET_COMMAND: terms.STOPPED_REBOOT,
+    terms.EV_DEPARTED: terms.STOPPED_EV_DISCONNECTED,
+}
+
+
+class Machine:
+    """Call `resume` once, then `tick` about every 250 ms.
+
+    `actuator`: see relay.py. `on_begin(decision, tx_id)` may refuse by raising; it runs before
+    anything is recorded. `on_used(cti, tx_id, wh, s)` is told what a transaction took, at its end
+    and, as a power cut may come between, once more after a boot.
+    `may_resume(transaction)` says whether the token still stands after a reboot.
+    `state` is one of the words above, `unsafe` 0 or a code, `transaction` a Transaction or None.
+    """
+
+    def __init__(
+        self,
+        evse_id,
+        connector_id,
+        ledger,
+        sampler,
+        actuator,
+        timebase,
+        health,
+        on_begin=None,
+        on_used=None,
+        may_resume=None,
+        checkpoint_s=10,
+        checkpoint_wh=50,
+        blind_wh=500,
+        gap_wh=1000,
+        resume_s=60,
+        unattributed_wh=50,
+    ):
+        self.evse_id = evse_id
+        self.connector_id = connector_id
+        self.state = BOOTING
+        self.transaction = None
+        self.unsafe = 0
+        self.charging_state = terms.EV_CONNECTED
+        self._ledger = ledger
+        self._sampler = sampler
+        self._actuator = actuator
+        self._timebase = timebase
+        self._health = health
+        self._on_begin = on_begin
+        self._on_used = on_used
+        self._may_resume = may_resume
+        self._checkpoint_s = checkpoint_s
+        self._checkpoint_wh = checkpoint_wh
+        self._blind_wh = blind_wh
+        self._gap_wh = gap_wh  # more than this between last record and boot is not believed
+        self._resume_s = resume_s
+        self._unattributed_wh = unattributed_wh
+        self._accounted_wh = None  # all energy up to this register is in the ledger
+        self._seen = 0  # sampler.samples at the last tick
+        self._stamp = None  # of the transaction's last record
+        self._recorded_wh = 0  # and its register
+        self._since_ms = 0  # when the state was entered
+        self._opened_ms = 0  # when power was last withdrawn
+        self._opened_wh = None  # register once the contactor has had time to open
+        self._disagrees_ms = None  # since when feedback and permission differ
+        self._overload_ms = None
+        self._throttled = False  # the actuator itself keeps the power limit
+        self._reason = 0  # of the stop under way
+        sampler.on_segment = self._segment
+
+    # What others ask for
+
+    def matches(self, decision):
+        """Is `decision` the token of the running transaction?"""
+        tx = self.transaction
+        if tx is None:
+            return False
+        if decision.cti is not None and decision.cti == tx.cti:
+            return True
+        return decision.id_hash is not None and decision.id_hash == tx.id_hash
+
+    def present(self, decision):
+        """A token was presented: True where a transaction starts, False where its own one stops.
+
+        Raises EVSE_OCCUPIED for another's token, else as `start`.
+        """
+        if self.transaction is None:
+            self.start(decision)
+            return True
+        if not self.matches(decision):
+            raise ChargekeepError(EVSE_OCCUPIED)
+        self.stop(terms.STOPPED_LOCAL, terms.STOP_AUTHORIZED)
+        return False
+
+    def start(self, decision, trigger=terms.AUTHORIZED):
+        """Begin a transaction and permit power; returns its id.
+
+        `decision` has accepted, code, id_hash, cti, kid, max_wh, max_s, max_w, tariff_id and
+        tariff_version. Raises its code if not accepted, TRANSACTION_STATE, UNSAFE, METER_STALE
+        (no register to start from) or TRANSACTION_NO_SPACE.
+        """
+        if not decision.accepted:
+            raise ChargekeepError(decision.code)
+        if self.state != IDLE:
+            raise ChargekeepError(TRANSACTION_STATE, self.state)
+        if self.unsafe:
+            raise ChargekeepError(UNSAFE, str(self.unsafe))
+        if self._sampler.sample is None or self._sampler.fault:
+            raise ChargekeepError(METER_STALE)
+        register = self._sampler.register_wh
+        number = self._ledger.counter(terms.COUNTER_TRANSACTIONS) + 1
+        self._ledger.advance(terms.COUNTER_TRANSACTIONS, number)
+        if self._on_begin:
+            self._on_begin(decision, number)
+        body = [
+            number,
+            self.evse_id,
+            self.connector_id,
+            decision.id_hash,
+            decision.cti,
+            decision.kid,
+            register,
+            decision.tariff_id,
+            decision.tariff_version,
+            decision.max_wh or 0,
+            decision.max_s or 0,
+            decision.max_w or 0,
+            trigger,
+        ]
+        records = [(terms.RECORD_STARTED, body)]
+        if self._accounted_wh is not None and register > self._accounted_wh:
+            leak = (terms.RECORD_UNATTRIBUTED, [self._accounted_wh, register])
+            records.insert(0, leak)
+        self._stamp = self._timebase.stamp()
+        try:
+            self._ledger.append_many(records)
+        except ChargekeepError as e:
+            if e.code == LEDGER_FULL:
+                raise ChargekeepError(TRANSACTION_NO_SPACE)
+            raise
+        self.transaction = Transaction(body)
+        self._accounted_wh = self._recorded_wh = register
+        self._permit()
+        return number
+
+    def stop(self, reason=terms.STOPPED_REMOTE, trigger=terms.REMOTE_STOP):
+        """Withdraw power now and end the transaction at the register read after that.
+
+        Raises TRANSACTION_STATE without a transaction; a second stop changes nothing.
+        """
+        if self.transaction is None:
+            raise ChargekeepError(TRANSACTION_STATE, self.state)
+        if self.state == ENDING:
+            return
+        self._withdraw()
+        self._enter(ENDING)
+        self._reason = reason
+        self.transaction.stopping = trigger
+        # Durable at once, so that a power cut from here on does not resume what was stopped.
+        self._update(trigger, terms.EV_CONNECTED)
+
+    def emergency(self, code, detail=""):
+        """Withdraw power now, whatever the state, and refuse to start until `clear`."""
+        self._withdraw()
+        if self.unsafe != code:
+            self.unsafe = code
+            self._fault(code, detail)
+        if self.transaction and self.state != ENDING:
+            self.stop(terms.STOPPED_EMERGENCY, terms.ABNORMAL_CONDITION)
+
+    def clear(self):
+        """The operator has looked at what was unsafe."""
+        self.unsafe = 0
+        self._opened_wh = None
+        self._opened_ms = self._now()
+
+    def info(self):
+        """The transaction for a status message, or None."""
+        tx = self.transaction
+        if tx is None:
+            return None
+        register = self._sampler.register_wh
+        return {
+            "id": tx.id,
+            "seq_no": tx.seq_no,
+            "state": self.state,
+            "charging_state": self.charging_state,
+            "energy_wh": tx.energy_wh(self._recorded_wh if register is None else register),
+            "time_s": self._elapsed_s(),
+            "tariff": [tx.tariff_id, tx.tariff_version],
+        }
+
+    # Boot
+
+    def resume(self):
+        """Take up what the ledger tells; call once, before the sampler runs."""
+        self._withdraw()
+        tx, stamp, accounted, last, ended = recall(self._ledger, self.evse_id)
+        if ended:
+            self._used(ended, ended.energy_wh(ended.end_wh))
+        self._accounted_wh = accounted
+        if last is not None:
+            self._sampler.anchor(last)
+        self.transaction = tx
+        self._enter(RESUMING if tx else IDLE)
+        if tx:
+            self._stamp = stamp
+            self._recorded_wh = last
+
+    def _resume(self):
+        # In RESUMING with a sample, or with the wait for one over.
+        tx = self.transaction
+        register = self._sampler.register_wh
+        if register is None:
+            register = self._recorded_wh
+            self._end(_REASONS.get(tx.stopping, terms.STOPPED_POWER_LOSS), register)
+            return
+        self._reason = terms.STOPPED_POWER_LOSS
+        if not 0 <= register - self._recorded_wh <= self._gap_wh:
+            # More than flowed before the cut: what came after belongs to nobody.
+            self._end(_REASONS.get(tx.stopping, self._reason), self._recorded_wh)
+        elif tx.stopping:
+            self._end(_REASONS.get(tx.stopping, terms.STOPPED_OTHER), register)
+        elif self._actuator.vehicle() is False:
+            self._end(self._reason, register)
+        elif self._may_resume and not self._may_resume(tx):
+            self._end(terms.STOPPED_DEAUTHORIZED, register, terms.DEAUTHORIZED)
+        elif not self._limits():
+            self._update(terms.ABNORMAL_CONDITION, terms.SUSPENDED_EV)
+            self._permit()
+
+    # Time passes
+
+    def tick(self):
+        """Look at the meter, the contactor and the clock."""
+        if self.state == BOOTING:
+            return
+        self._actuator.poll()
+        self._watch_contactor()
+        fresh = self._sampler.samples != self._seen
+        self._seen = self._sampler.samples
+        if fresh and self._accounted_wh is None:
+            self._accounted_wh = self._sampler.register_wh
+        if self.state == IDLE:
+            self._idle(fresh)
+        elif self.state == ENDING:
+            self._ending()
+        elif self.state == RESUMING:
+            if self._sampler.samples or self._for_ms() > 1000 * self._resume_s:
+                self._resume()
+        else:
+            self._charging(fresh)
+
+    def _idle(self, fresh):
+        if not fresh:
+            return
+        register = self._sampler.register_wh
+        self._watch_leak(register)
+        if register - self._accounted_wh >= self._unattributed_wh:
+            self._unattributed(register)
+
+    def _ending(self):
+        sampler = self._sampler
+        after = time.ticks_diff(sampler.read_ms, self._opened_ms)
+        if sampler.samples and after >= _SETTLE_MS:
+            self._end(self._reason, sampler.register_wh)
+        elif self._for_ms() > _FINAL_MS:
+            self._end(self._reason, self._last_wh())
+
+    def _charging(self, fresh):
+        if self._actuator.vehicle() is False:
+            self.stop(terms.STOPPED_EV_DISCONNECTED, terms.EV_COMMUNICATION_LOST)
+            return
+        if self._limits():
+            return
+        if self._sampler.fault:
+            self._blind()
+        elif self.state == SUSPENDED and fresh:
+            self._update(terms.CHARGING_STATE_CHANGED, terms.SUSPENDED_EV)
+            self._permit()
+        if self.state == CHARGING and fresh and not self._flow():
+            return
+        moved = self._last_wh() - self._recorded_wh
+        rest = self._checkpoint_s if moved else _IDLE_CHECKPOINTS * self._checkpoint_s
+        if moved >= self._checkpoint_wh or self._since_record_s() >= rest:
+            self._update(terms.METER_VALUE_PERIODIC, self.charging_state)
+
+    def _limits(self):
+        tx = self.transaction
+        if tx.max_wh and tx.energy_wh(self._last_wh()) >= tx.max_wh:
+            self.stop(terms.STOPPED_ENERGY_LIMIT, terms.ENERGY_LIMIT_REACHED)
+        elif tx.max_s and self._elapsed_s() >= tx.max_s:
+            self.stop(terms.STOPPED_TIME_LIMIT, terms.TIME_LIMIT_REACHED)
+        else:
+            return False
+        return True
+
+    def _flow(self):
+        # The car's state from its power; False where its power ended the transaction.
+        power = self._sampler.power_w
+        if power is None:
+            return True
+        state = terms.CHARGING if power >= _FLOW_W else terms.SUSPENDED_EV
+        if state != self.charging_state:
+            self._update(terms.CHARGING_STATE_CHANGED, state)
+        limit = self.transaction.max_w
+        if not limit or self._throttled or power <= limit + limit // 20 + _FLOW_W:
+            self._overload_ms = None
+        elif self._overload_ms is None:
+            self._overload_ms = self._now()
+        elif time.ticks_diff(self._now(), self._overload_ms) > _OVERLOAD_MS:
+            self.stop(terms.STOPPED_OTHER, terms.ABNORMAL_CONDITION)
+            return False
+        return True
+
+    def _blind(self):
+        # The meter does not answer: what flows unseen is bounded, then power is withdrawn.
+        if self.state == SUSPENDED:
+            return
+        tx = self.transaction
+        bound = self._blind_wh
+        if tx.max_wh:
+            bound = min(bound, tx.max_wh - tx.energy_wh(self._last_wh()))
+        flowed = self._sampler.age_ms() // 1000 * self._sampler.max_power_w // 3600
+        if flowed >= bound:
+            self._withdraw()
+            self._enter(SUSPENDED)
+            self._fault(self._sampler.fault, "blind")
+            self._update(terms.ABNORMAL_CONDITION, terms.SUSPENDED_EVSE)
+
+    def _watch_contactor(self):
+        closed = self._actuator.feedback()
+        if closed is None or closed == self._actuator.permitted:
+            self._disagrees_ms = None
+            return
+        now = self._now()
+        if self._disagrees_ms is None:
+            self._disagrees_ms = now
+        elif time.ticks_diff(now, self._disagrees_ms) >= _FEEDBACK_MS:
+            if closed:
+                self.emergency(ACTUATOR_FEEDBACK, "closed")
+            elif time.ticks_diff(now, self._disagrees_ms) < 2 * _FEEDBACK_MS:
+                self._health.count(ACTUATOR_FEEDBACK, "open")
+
+    def _watch_leak(self, register):
+        if time.ticks_diff(self._sampler.read_ms, self._opened_ms) < _LEAK_MS:
+            return
+        if self._opened_wh is None or register < self._opened_wh:
+            self._opened_wh = register
+        elif register - self._opened_wh >= _LEAK_WH and not self.unsafe:
+            self.emergency(UNSAFE, "%d Wh while open" % (register - self._opened_wh))
+
+    # Small steps
+
+    def _now(self):
+        return self._timebase.ticks_ms()
+
+    def _enter(self, state):
+        self.state = state
+        self._since_ms = self._now()
+
+    def _for_ms(self):
+        return time.ticks_diff(self._now(), self._since_ms)
+
+    def _permit(self):
+        self._throttled = self._actuator.limit(self.transaction.max_w)
+        self._opened_wh = self._overload_ms = None
+        self.charging_state = terms.SUSPENDED_EV
+        self._enter(CHARGING)
+        self._actuator.permit()
+
+    def _withdraw(self):
+        self._actuator.withdraw()
+        self._opened_ms = self._now()
+        self._opened_wh = None
+
+    def _last_wh(self):
+        register = self._sampler.register_wh
+        return self._recorded_wh if register is None else register
+
+    def _since_record_s(self):
+        return elapsed_s(self._stamp, self._timebase.stamp())
+
+    def _elapsed_s(self):
+        return self.transaction.elapsed_s + self._since_record_s()
+
+    def _append(self, kind, body):
+        # Nothing here may stop the machine: what flash refuses is counted and tried again.
+        try:
+            self._ledger.append(kind, body)
+        except ChargekeepError as e:
+            self._health.count(e.code, e.detail)
+            return False
+        return True
+
+    def _update(self, trigger, charging_state):
+        tx = self.transaction
+        self.charging_state = charging_state
+        stamp = self._timebase.stamp()
+        register = self._last_wh()
+        body = [tx.id, tx.seq_no + 1, trigger, register, charging_state]
+        if self._append(terms.RECORD_UPDATED, body):
+            self._recorded(stamp, register)
+
+    def _recorded(self, stamp, register):
+        tx = self.transaction
+        tx.seq_no += 1
+        tx.elapsed_s += elapsed_s(self._stamp, stamp)
+        self._stamp = stamp
+        self._recorded_wh = self._accounted_wh = register
+
+    def _end(self, reason, register, trigger=0):
+        tx = self.transaction
+        if not trigger:
+            trigger = tx.stopping or terms.ABNORMAL_CONDITION
+        stamp = self._timebase.stamp()
+        if not self._append(terms.RECORD_ENDED, [tx.id, tx.seq_no + 1, trigger, reason, register]):
+            if self.state != ENDING:
+                self._reason = reason
+                self._enter(ENDING)
+            return
+        self._recorded(stamp, register)
+        self._used(tx, tx.energy_wh(register))
+        self.transaction = None
+        self._enter(IDLE)
+
+    def _used(self, tx, energy_wh):
+        if self._on_used and tx.cti is not None:
+            self._on_used(tx.cti, tx.id, energy_wh, tx.elapsed_s)
+
+    def _unattributed(self, register):
+        if self._append(terms.RECORD_UNATTRIBUTED, [self._accounted_wh, register]):
+            self._accounted_wh = register
+
+    def _segment(self, old, new, reason):
+        # False, and the sampler goes on doubting, where the segment could not be recorded.
+        if self._accounted_wh is None:
+            return True
+        tx = self.transaction
+        if not tx and old > self._accounted_wh:
+            self._unattributed(old)
+        if not self._append(terms.RECORD_SEGMENT, [old, new, reason]):
+            return False
+        if tx:
+            tx.offset_wh += old - new
+            self._recorded_wh = new
+        self._accounted_wh = new
+        self._opened_wh = None
+        return True
+
+    def _fault(self, code, detail):
+        self._health.count(code, detail)
+        self._append(terms.RECORD_FAULT, [code, self._health.errors[code], detail[:_FAULT_DETAIL]])

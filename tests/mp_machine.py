@@ -1,0 +1,450 @@
+# also: cpython
+# heap: 320k
+# The transaction machine in a simulated world: starts, stops, limits, power cuts, a blind meter,
+# a contactor that sticks; and that every watt-hour is in the records.
+from mptest import raises
+from station_sim import Decision, PowerCut, World
+
+from chargekeep import errors
+from chargekeep.errors import ChargekeepError
+from chargekeep.transaction import machine, terms
+
+
+def ready(**world):
+    settings = world.pop("settings", {})
+    w = World(**world)
+    w.boot(**settings).step()
+    assert w.run(3)
+    assert w.station.machine.state == machine.IDLE
+    return w, w.station.machine
+
+
+def kinds(w):
+    return [kind for kind, _ in w.ledger.log]
+
+
+def settled(w, since=180200):
+    """All energy the meter counted is in the records, to the Wh."""
+    of_transactions, unattributed = w.attributed_wh()
+    m = w.station.machine
+    assert m.transaction is None
+    rest = m._sampler.register_wh - m._accounted_wh  # below the threshold for a record of its own
+    assert of_transactions + unattributed + rest == m._sampler.register_wh - since
+    assert w.meter.wh - m._sampler.register_wh <= 7
+    return of_transactions
+
+
+def test_started_is_durable_before_power_flows():
+    w, m = ready()
+    seen = []
+    permit = w.value
+    w.value = lambda level=None: (seen.append((level, kinds(w))), permit(level))[1]
+    number = m.start(Decision())
+    assert seen == [(1, [terms.RECORD_STARTED])], seen
+    assert number == 1 and w.ledger.counters[1] == 1
+    body = w.bodies(terms.RECORD_STARTED)[0]
+    assert body == [1, 1, 1, b"h" * 16, b"token--1", b"kid1", 180200, 1, 3, 0, 0, 0, 1]
+    seen.clear()
+    w.run(20)
+    m.stop(terms.STOPPED_REMOTE, terms.REMOTE_STOP)
+    assert seen[0][0] == 0 and w.meter.flows_w == 0
+    w.run(2)
+    body = w.bodies(terms.RECORD_ENDED)[0]
+    assert body[2:4] == [terms.REMOTE_STOP, terms.STOPPED_REMOTE] and m.state == machine.IDLE
+    assert body[4] == w.meter.wh == 180200 + settled(w)
+
+
+def test_checkpoints_every_10_s_or_50_wh():
+    w, m = ready(demand_w=3600)
+    m.start(Decision())
+    w.run(60)
+    periodic = [b for b in w.bodies(terms.RECORD_UPDATED) if b[2] == terms.METER_VALUE_PERIODIC]
+    assert 5 <= len(periodic) <= 6
+    w.demand_w = 22000
+    w.load()
+    w.run(60)
+    registers = [b[3] for b in w.bodies(terms.RECORD_UPDATED)]
+    assert all(b - a <= 57 for a, b in zip(registers, registers[1:]))
+    numbers = [b[1] for b in w.bodies(terms.RECORD_UPDATED)]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_a_car_that_rests_costs_little_flash():
+    w, m = ready(demand_w=0)
+    m.start(Decision())
+    w.run(600)
+    assert len(w.bodies(terms.RECORD_UPDATED)) <= 11
+    assert m.charging_state == terms.SUSPENDED_EV
+    w.demand_w = 7000
+    w.load()
+    w.run(2)
+    assert m.charging_state == terms.CHARGING
+    assert w.bodies(terms.RECORD_UPDATED)[-1][2] == terms.CHARGING_STATE_CHANGED
+
+
+def test_energy_limit_overshoots_by_less_than_a_sample():
+    w, m = ready(demand_w=22000)
+    m.start(Decision(max_wh=300))
+    w.run(120)
+    body = w.bodies(terms.RECORD_ENDED)[0]
+    assert body[2:4] == [terms.ENERGY_LIMIT_REACHED, terms.STOPPED_ENERGY_LIMIT]
+    assert 300 <= settled(w) <= 300 + 2 * 7
+
+
+def test_time_limit():
+    w, m = ready()
+    m.start(Decision(max_s=30))
+    w.run(29)
+    assert m.state == machine.CHARGING
+    w.run(4)
+    body = w.bodies(terms.RECORD_ENDED)[0]
+    assert body[2:4] == [terms.TIME_LIMIT_REACHED, terms.STOPPED_TIME_LIMIT]
+
+
+def test_power_limit_without_a_throttle_ends_the_transaction():
+    w, m = ready(demand_w=11000)
+    m.start(Decision(max_w=11000))
+    w.run(30)
+    assert m.state == machine.CHARGING
+    w.demand_w = 16000
+    w.load()
+    w.run(20)
+    assert m.state == machine.IDLE
+    assert w.bodies(terms.RECORD_ENDED)[0][3] == terms.STOPPED_OTHER
+
+
+def test_the_same_token_stops_and_another_does_not():
+    w, m = ready()
+    assert m.present(Decision()) is True
+    w.run(5)
+    other = Decision(cti=b"token--2", id_hash=b"i" * 16)
+    raises(ChargekeepError, m.present, other, code=errors.EVSE_OCCUPIED)
+    assert m.present(Decision(cti=b"token--3")) is False, "another token of the same IdToken"
+    w.run(2)
+    assert w.bodies(terms.RECORD_ENDED)[0][2:4] == [terms.STOP_AUTHORIZED, terms.STOPPED_LOCAL]
+    assert m.present(other) is True
+
+
+def test_refusals():
+    w, m = ready()
+    no = Decision()
+    no.accepted = False
+    no.code = errors.TOKEN_EXPIRED
+    raises(ChargekeepError, m.start, no, code=errors.TOKEN_EXPIRED)
+    raises(ChargekeepError, m.stop, code=errors.TRANSACTION_STATE)
+    w.ledger.full = True
+    raises(ChargekeepError, m.start, Decision(), code=errors.TRANSACTION_NO_SPACE)
+    w.ledger.full = False
+    w.meter.silent = True
+    w.run(8)
+    raises(ChargekeepError, m.start, Decision(), code=errors.METER_STALE)
+    assert w.meter.flows_w == 0 and terms.RECORD_STARTED not in kinds(w)
+
+
+def test_no_start_before_the_first_sample():
+    w = World()
+    w.meter.silent = True
+    m = w.boot().machine
+    w.run(2)
+    raises(ChargekeepError, m.start, Decision(), code=errors.METER_STALE)
+    assert not w.ledger.log
+
+
+def test_on_begin_may_refuse():
+    def refuse(decision, tx_id):
+        raise ChargekeepError(errors.TOKEN_REPLAYED)
+
+    w, m = ready(settings={"on_begin": refuse})
+    raises(ChargekeepError, m.start, Decision(), code=errors.TOKEN_REPLAYED)
+    assert w.meter.flows_w == 0 and not w.ledger.log
+
+
+def test_power_cut_and_resume():
+    w, m = ready()
+    m.start(Decision(max_wh=2000))
+    w.run(100)
+    w.cut()
+    assert w.meter.flows_w == 0
+    w.run(30)
+    m = w.boot().machine
+    assert m.state == machine.RESUMING and w.meter.flows_w == 0
+    w.run(5)
+    assert m.state == machine.CHARGING and w.meter.flows_w == 11000
+    assert m.transaction.seq_no == len(w.bodies(terms.RECORD_UPDATED))
+    w.run(2000)
+    body = w.bodies(terms.RECORD_ENDED)[0]
+    assert body[3] == terms.STOPPED_ENERGY_LIMIT
+    assert 2000 <= settled(w) < 2010
+    # Time is of both boots, the dark half minute included.
+    _, seconds = w.station.used[(b"token--1", 1)]
+    assert seconds >= 100 + 30 + 5
+
+
+def test_resume_without_a_clock_counts_at_least_the_time_awake():
+    w = World()
+    w.clock_set = False
+    w.boot()
+    w.run(3)
+    w.station.machine.start(Decision(max_s=300))
+    w.run(100)
+    w.cut()
+    w.run(1000)
+    w.boot()
+    w.run(150)
+    assert w.station.machine.state == machine.CHARGING
+    w.run(70)
+    assert w.bodies(terms.RECORD_ENDED)[0][3] == terms.STOPPED_TIME_LIMIT
+
+
+def test_power_cut_at_every_write():
+    total = None
+    for torn in (False, True):
+        step = 0
+        while True:
+            w, m = ready()
+            w.ledger.cut = step
+            w.ledger.torn = torn
+            try:
+                m.start(Decision(max_wh=200))
+                cut = not w.run(90)
+            except PowerCut:
+                w.cut()
+                cut = True
+            if not cut:
+                break
+            w.run(7)
+            w.boot()
+            w.run(200)
+            started = w.bodies(terms.RECORD_STARTED)
+            ended = w.bodies(terms.RECORD_ENDED)
+            assert len(started) == len(ended) <= 1, (step, torn)
+            assert settled(w) <= 207 if started else settled(w) == 0
+            step += 1
+        total = step
+    assert total > 8, total
+
+
+def test_a_stop_is_not_undone_by_a_power_cut():
+    w, m = ready()
+    m.start(Decision())
+    w.run(20)
+    m.present(Decision())
+    w.cut()
+    w.boot()
+    w.run(5)
+    assert w.meter.flows_w == 0
+    assert w.bodies(terms.RECORD_ENDED)[0][2:4] == [terms.STOP_AUTHORIZED, terms.STOPPED_LOCAL]
+    settled(w)
+
+
+def test_resume_refused_ends_with_power_loss_at_the_true_register():
+    w, m = ready()
+    m.start(Decision())
+    w.run(27)
+    before = w.meter.wh
+    w.cut()
+    m = w.boot(may_resume=lambda tx: False).machine
+    w.run(5)
+    body = w.bodies(terms.RECORD_ENDED)[0]
+    assert body[3] == terms.STOPPED_DEAUTHORIZED and body[4] == before
+    w, m = ready()
+    m.start(Decision())
+    w.run(27)
+    w.cut()
+    m = w.boot().machine
+    m._actuator.vehicle = lambda: False
+    before = w.meter.wh
+    w.run(5)
+    body = w.bodies(terms.RECORD_ENDED)[0]
+    assert body[3] == terms.STOPPED_POWER_LOSS and body[4] == before
+    settled(w)
+
+
+def test_resume_with_a_dead_meter_ends_at_the_last_checkpoint():
+    w, m = ready()
+    m.start(Decision())
+    w.run(27)
+    w.cut()
+    w.meter.silent = True
+    w.boot()
+    w.run(70)
+    body = w.bodies(terms.RECORD_ENDED)[0]
+    assert body[3] == terms.STOPPED_POWER_LOSS and w.meter.flows_w == 0
+    w.meter.silent = False
+    w.run(5)
+    assert 0 <= w.meter.wh - body[4] <= 50
+    settled(w)
+
+
+def test_energy_that_flowed_while_dark_is_nobodys():
+    w, m = ready()
+    m.start(Decision())
+    w.run(20)
+    w.cut()
+    w.meter.wh += 5000
+    w.boot()
+    w.run(5)
+    assert w.bodies(terms.RECORD_ENDED)[0][3] == terms.STOPPED_POWER_LOSS
+    assert w.bodies(terms.RECORD_UNATTRIBUTED)[-1][1] == w.meter.wh
+    assert settled(w) < 100
+
+
+def test_used_energy_is_told_even_if_the_power_goes_between():
+    w, m = ready()
+    m.start(Decision())
+    w.run(20)
+    m.stop()
+
+    def dead(*used):
+        raise PowerCut
+
+    m._on_used = dead
+    assert not w.run(5)
+    station = w.boot()
+    energy = w.attributed_wh()[0]
+    assert station.used[(b"token--1", 1)][0] == energy > 50
+
+
+def test_meter_silent_for_ten_minutes():
+    w, m = ready(demand_w=22000)
+    m.start(Decision())
+    w.run(60)
+    before = w.meter.wh
+    w.meter.silent = True
+    w.run(600)
+    assert m.state == machine.SUSPENDED and w.meter.flows_w == 0
+    assert w.meter.wh - before <= 510, "blind energy is bounded"
+    assert w.bodies(terms.RECORD_FAULT)[0][0] == errors.METER_TIMEOUT
+    assert w.bodies(terms.RECORD_UPDATED)[-1][4] == terms.SUSPENDED_EVSE
+    w.meter.silent = False
+    w.run(5)
+    assert m.state == machine.CHARGING and w.meter.flows_w == 22000
+    m.stop()
+    w.run(2)
+    settled(w)
+
+
+def test_blind_near_the_limit_withdraws_sooner():
+    w, m = ready(demand_w=22000)
+    m.start(Decision(max_wh=400))
+    w.run(50)
+    w.meter.silent = True
+    w.run(60)
+    assert w.meter.flows_w == 0 and w.meter.wh - 180200 <= 410
+    assert m.state == machine.SUSPENDED
+    w.meter.silent = False
+    w.run(30)
+    assert w.bodies(terms.RECORD_ENDED)[0][3] == terms.STOPPED_ENERGY_LIMIT
+    assert settled(w) <= 410
+
+
+def test_meter_swapped_mid_transaction():
+    for new in (555000, 77000, 12):
+        w, m = ready(demand_w=3600)
+        m.start(Decision())
+        w.run(60)
+        first = w.meter.wh - 180200
+        w.meter.wh = new
+        w.run(60)
+        m.stop()
+        w.run(3)
+        second = w.meter.wh - new
+        (segment,) = w.bodies(terms.RECORD_SEGMENT)
+        assert segment[1] - new <= 1
+        energy = w.attributed_wh()[0]
+        assert first + second - 3 <= energy <= first + second, (first, second, energy)
+
+
+def test_glitches_bill_nothing():
+    w, m = ready(demand_w=11000)
+    m.start(Decision())
+    for told in (5000000, 0, 180100, 2**31):
+        w.run(10)
+        w.meter.told = told
+        w.run(1.5)
+        w.meter.told = None
+    w.run(10)
+    m.stop()
+    w.run(2)
+    assert not w.bodies(terms.RECORD_SEGMENT)
+    settled(w)
+
+
+def test_unattributed_energy_is_recorded_and_a_leak_is_unsafe():
+    w, m = ready(demand_w=3600)
+    w.run(10)
+    w.stuck = True
+    w.load()
+    w.run(3)
+    assert m.unsafe == 0
+    w.run(120)
+    assert m.unsafe == errors.UNSAFE
+    raises(ChargekeepError, m.start, Decision(), code=errors.UNSAFE)
+    assert sum(b[1] - b[0] for b in w.bodies(terms.RECORD_UNATTRIBUTED)) >= 50
+    settled(w)
+    w.stuck = False
+    w.load()
+    m.clear()
+    w.run(30)
+    m.start(Decision())
+
+
+def test_a_welded_contactor_is_unsafe_within_a_second():
+    w, m = ready(feedback=True)
+    m.start(Decision())
+    w.run(20)
+    assert m.unsafe == 0
+    w.stuck = True
+    m.stop()
+    w.run(1)
+    assert m.unsafe == errors.ACTUATOR_FEEDBACK
+    w.run(10)
+    assert w.bodies(terms.RECORD_FAULT)[0][:2] == [errors.ACTUATOR_FEEDBACK, 1]
+    assert len(w.bodies(terms.RECORD_ENDED)) == 1 and len(w.bodies(terms.RECORD_FAULT)) == 1
+
+
+def test_emergency_withdraws_at_once():
+    w, m = ready()
+    m.start(Decision())
+    w.run(20)
+    m.emergency(errors.UNSAFE, "by the operator")
+    assert w.meter.flows_w == 0
+    w.run(2)
+    assert w.bodies(terms.RECORD_ENDED)[0][3] == terms.STOPPED_EMERGENCY
+
+
+def test_the_end_waits_for_room_in_flash():
+    w, m = ready()
+    m.start(Decision())
+    w.run(20)
+    w.ledger.full = True
+    w.run(30)
+    m.stop()
+    w.run(10)
+    assert m.state == machine.ENDING and w.meter.flows_w == 0
+    assert w.station.health.errors[errors.LEDGER_FULL]
+    w.ledger.full = False
+    w.run(2)
+    assert m.state == machine.IDLE
+    settled(w)
+
+
+def test_car_that_leaves():
+    w, m = ready()
+    m.start(Decision())
+    m._actuator.vehicle = lambda: True
+    w.run(10)
+    m._actuator.vehicle = lambda: False
+    w.run(3)
+    body = w.bodies(terms.RECORD_ENDED)[0]
+    assert body[2:4] == [terms.EV_COMMUNICATION_LOST, terms.STOPPED_EV_DISCONNECTED]
+
+
+def test_info():
+    w, m = ready()
+    assert m.info() is None
+    m.start(Decision())
+    w.run(30)
+    info = m.info()
+    assert info["id"] == 1 and info["state"] == "charging" and 80 < info["energy_wh"] < 95
+    assert 28 <= info["time_s"] <= 30 and info["tariff"] == [1, 3]
