@@ -213,7 +213,7 @@ def folder():
 
 
 class Station:
-    """A station at `NOW` (unless `clock_set` is false) that trusts ISSUER. `reboot` keeps store and
+    """A station whose clock `boot` sets to NOW (unless `clock_set` is false). A boot keeps store and
     ledger and loses all else."""
 
     def __init__(self, store=None, ledger=None, clock_set=True):
