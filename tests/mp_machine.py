@@ -2,12 +2,17 @@
 # heap: 320k
 # The transaction machine in a simulated world: starts, stops, limits, power cuts, a blind meter,
 # a contactor that sticks; and that every watt-hour is in the records.
+import gc
+import os
+
 from mptest import raises
-from station_sim import Decision, PowerCut, World
+from nor_sim import OUTCOMES, PowerCut
+from station_sim import Decision, FlashLedger, World
 
 from chargekeep import errors
 from chargekeep.errors import ChargekeepError
 from chargekeep.transaction import machine, terms
+from chargekeep.transaction.recall import Memory
 
 
 def ready(**world):
@@ -448,3 +453,62 @@ def test_info():
     info = m.info()
     assert info["id"] == 1 and info["state"] == "charging" and 80 < info["energy_wh"] < 95
     assert 28 <= info["time_s"] <= 30 and info["tariff"] == [1, 3]
+
+
+def test_power_cuts_on_the_real_ledger():
+    """Whatever a cut leaves in flash, at every operation of a short transaction."""
+    nightly = os.getenv("CHARGEKEEP_NIGHTLY") == "1"
+    for number, outcome in enumerate(OUTCOMES):
+        step = 0 if nightly else number % 3
+        while True:
+            w = m = None
+            gc.collect()
+            w = World(ledger=FlashLedger(seed=step + 1))
+            m = w.boot().machine
+            w.run(3)
+            w.ledger.device.outcome = outcome
+            w.ledger.device.cut_in = step
+            try:
+                m.start(Decision(max_wh=120))
+                cut = not w.run(60)
+            except PowerCut:
+                w.cut()
+                cut = True
+            if not cut:
+                break
+            w.run(7)
+            w.boot()
+            w.run(100)
+            started = w.bodies(terms.RECORD_STARTED)
+            ended = w.bodies(terms.RECORD_ENDED)
+            assert len(started) == len(ended) <= 1, (step, outcome)
+            assert settled(w) <= 127 if started else settled(w) == 0
+            step += 1 if nightly else 3
+        assert step > 6, step
+
+
+def test_records_that_thinning_moved_are_recalled_in_any_order():
+    w, m = ready()
+    m.start(Decision(max_wh=5000))
+    w.run(100)
+    w.meter.wh = 555000
+    w.run(60)
+    w.cut()
+    w.run(100)
+    w.boot()
+    w.run(60)
+    w.cut()
+    plain = Memory(w.ledger)
+
+    class Moved:
+        """Started and every other record come last, with the seq they had."""
+
+        def records(self):
+            found = list(w.ledger.records())
+            return iter(found[1::2] + found[0::2])
+
+    moved = Memory(Moved())
+    for name in ("accounted_wh", "last_wh", "register_wh", "stamp"):
+        assert getattr(plain, name) == getattr(moved, name), name
+    tx, other = plain.transaction, moved.transaction
+    assert tx.__dict__ == other.__dict__ and tx.elapsed_s >= 310 and tx.offset_wh < -370000

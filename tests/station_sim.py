@@ -4,10 +4,12 @@ The world is what a power cut leaves: clock, meter, car and flash. A `Station` i
 """
 
 from meter_sim import Clock
+from nor_sim import NorSim, PowerCut
 
 from chargekeep import errors
 from chargekeep.errors import ChargekeepError
 from chargekeep.health import Health
+from chargekeep.ledger.ring import Ledger
 from chargekeep.metering.sampler import Sampler
 from chargekeep.timebase import Timebase
 from chargekeep.transaction import terms
@@ -15,10 +17,9 @@ from chargekeep.transaction.machine import Machine
 from chargekeep.transaction.relay import Relay
 
 EPOCH = 1_700_000_000
+KEY = bytes(range(32))
 
 
-class PowerCut(Exception):
-    pass
 
 
 class FakeLedger:
@@ -42,6 +43,11 @@ class FakeLedger:
                 raise PowerCut
         store()
 
+    def mounted(self, timebase):
+        self.stamp = timebase.stamp
+        self.cut = None
+        return self
+
     def append(self, kind, body):
         return self.append_many([(kind, body)])
 
@@ -49,9 +55,9 @@ class FakeLedger:
         if self.full:
             raise ChargekeepError(errors.LEDGER_FULL)
         for kind, body in records:
-            entry = (kind, [self.stamp()] + list(body))
+            entry = (kind, self.stamp() + list(body))
             self._write(lambda entry=entry: self.log.append(entry))
-        return len(self.log) - 1
+        return len(self.log)
 
     def counter(self, i):
         return self.counters[i]
@@ -65,10 +71,29 @@ class FakeLedger:
 
         self._write(store)
 
-    def records(self, from_seq):
-        for seq in range(from_seq, len(self.log)):
-            kind, payload = self.log[seq]
-            yield seq, kind, payload
+    def records(self, from_seq=1):
+        for seq, (kind, payload) in enumerate(self.log, 1):
+            if seq >= from_seq:
+                yield seq, kind, payload
+
+
+class FlashLedger:
+    """The real ledger on simulated flash: `cut` and `outcome` go to the flash."""
+
+    def __init__(self, blocks=4, seed=1):
+        self.device = NorSim(blocks, seed)
+        Ledger.format(self.device, b"station-sim-log!", KEY)
+        self.mounted(None)
+
+    def mounted(self, timebase):
+        self.device.cut_in = -1
+        self._ledger = Ledger(self.device, KEY, timebase)
+        self._ledger.mount()
+        return self._ledger
+
+    @property
+    def log(self):
+        return [(kind, payload) for _, kind, payload in self._ledger.records()]
 
 
 class DirectMeter:
@@ -132,10 +157,10 @@ class Decision:
 
 
 class World:
-    def __init__(self, wh=180200, demand_w=11000, feedback=False):
+    def __init__(self, wh=180200, demand_w=11000, feedback=False, ledger=None):
         self.clock = Clock(1000)
         self.meter = DirectMeter(self.clock, wh)
-        self.ledger = FakeLedger()
+        self.ledger = ledger or FakeLedger()
         self.demand_w = demand_w
         self.plugged_in = True
         self.level = 0
@@ -172,7 +197,6 @@ class World:
         """The power goes: the relay falls off, what was in RAM is gone."""
         self.value(0)
         self.station = None
-        self.ledger.cut = None
 
     def run(self, seconds):
         """Time passes; where a planned power cut comes, it ends early and returns False."""
@@ -190,14 +214,14 @@ class World:
     # What the ledger says in the end.
 
     def bodies(self, kind):
-        return [payload[1:] for k, payload in self.ledger.log if k == kind]
+        return [payload[4:] for k, payload in self.ledger.log if k == kind]
 
     def attributed_wh(self):
         """(Wh of transactions, unattributed Wh), replayed from the records alone."""
         of_transactions = unattributed = 0
         start = None
         for kind, payload in self.ledger.log:
-            body = payload[1:]
+            body = payload[4:]
             if kind == terms.RECORD_STARTED:
                 assert start is None, "two at once"
                 start = body[6]
@@ -233,14 +257,13 @@ class Station:
         self.timebase.start(world.boots, 0)
         if world.clock_set:
             self.timebase.hint(EPOCH + clock.now // 1000 + world.step_s)
-        world.ledger.stamp = self.timebase.stamp
         self.sampler = Sampler(world.meter, self.health, clock_ms=self.timebase.ticks_ms)
         actuator = Relay(world, FeedbackPin(world) if world.feedback else None)
         self.used = {}
         self.machine = Machine(
             1,
             1,
-            world.ledger,
+            world.ledger.mounted(self.timebase),
             self.sampler,
             actuator,
             self.timebase,

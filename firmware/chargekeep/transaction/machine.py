@@ -11,6 +11,7 @@ from chargekeep.errors import (
     ACTUATOR_FEEDBACK,
     EVSE_OCCUPIED,
     LEDGER_FULL,
+    LEDGER_PROGRAM,
     METER_STALE,
     TRANSACTION_NO_SPACE,
     TRANSACTION_STATE,
@@ -18,7 +19,7 @@ from chargekeep.errors import (
     ChargekeepError,
 )
 from chargekeep.transaction import terms
-from chargekeep.transaction.recall import Transaction, elapsed_s, recall
+from chargekeep.transaction.recall import Memory, Transaction, elapsed_s
 
 BOOTING = "booting"  # until `resume`; nothing is permitted
 IDLE = "idle"
@@ -153,7 +154,7 @@ class Machine:
             raise ChargekeepError(METER_STALE)
         register = self._sampler.register_wh
         number = self._ledger.counter(terms.COUNTER_TRANSACTIONS) + 1
-        self._ledger.advance(terms.COUNTER_TRANSACTIONS, number)
+        self._durably(self._ledger.advance, terms.COUNTER_TRANSACTIONS, number)
         if self._on_begin:
             self._on_begin(decision, number)
         body = [
@@ -176,12 +177,7 @@ class Machine:
             leak = (terms.RECORD_UNATTRIBUTED, [self._accounted_wh, register])
             records.insert(0, leak)
         self._stamp = self._timebase.stamp()
-        try:
-            self._ledger.append_many(records)
-        except ChargekeepError as e:
-            if e.code == LEDGER_FULL:
-                raise ChargekeepError(TRANSACTION_NO_SPACE)
-            raise
+        self._durably(self._ledger.append_many, records)
         self.transaction = Transaction(body)
         self._accounted_wh = self._recorded_wh = register
         self._permit()
@@ -239,17 +235,16 @@ class Machine:
     def resume(self):
         """Take up what the ledger tells; call once, before the sampler runs."""
         self._withdraw()
-        tx, stamp, accounted, last, ended = recall(self._ledger, self.evse_id)
-        if ended:
-            self._used(ended, ended.energy_wh(ended.end_wh))
-        self._accounted_wh = accounted
-        if last is not None:
-            self._sampler.anchor(last)
-        self.transaction = tx
-        self._enter(RESUMING if tx else IDLE)
-        if tx:
-            self._stamp = stamp
-            self._recorded_wh = last
+        memory = Memory(self._ledger)
+        if memory.ended:
+            self._used(memory.ended, memory.ended_wh)
+        self._accounted_wh = memory.accounted_wh
+        if memory.last_wh is not None:
+            self._sampler.anchor(memory.last_wh)
+        self.transaction = memory.transaction
+        self._enter(RESUMING if self.transaction else IDLE)
+        self._stamp = memory.stamp
+        self._recorded_wh = memory.register_wh
 
     def _resume(self):
         # In RESUMING with a sample, or with the wait for one over.
@@ -428,14 +423,25 @@ class Machine:
     def _elapsed_s(self):
         return self.transaction.elapsed_s + self._since_record_s()
 
+    def _durably(self, write, *what):
+        try:
+            write(*what)
+        except ChargekeepError as e:
+            if e.code == LEDGER_FULL:
+                raise ChargekeepError(TRANSACTION_NO_SPACE, e.detail)
+            raise
+
     def _append(self, kind, body):
         # Nothing here may stop the machine: what flash refuses is counted and tried again.
         try:
             self._ledger.append(kind, body)
         except ChargekeepError as e:
             self._health.count(e.code, e.detail)
-            return False
-        return True
+        except OSError as e:
+            self._health.count(LEDGER_PROGRAM, e)
+        else:
+            return True
+        return False
 
     def _update(self, trigger, charging_state):
         tx = self.transaction

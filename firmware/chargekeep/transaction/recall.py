@@ -1,5 +1,8 @@
 # What the ledger knows of the last transaction and of the register: read once at boot, so that a
-# transaction that a power cut interrupted goes on where its last durable record left it.
+# transaction that a power cut interrupted goes on where its last durable record left it. Records
+# that thinning moved may come in any order, so nothing here depends on it.
+
+from micropython import const
 
 from chargekeep.transaction.terms import (
     EV_CONNECTED,
@@ -11,7 +14,18 @@ from chargekeep.transaction.terms import (
     RECORD_UPDATED,
 )
 
-_WEEK_S = 604800
+_STAMP = const(4)  # elements before a record's body: time, quality, boot id, uptime
+_WEEK_S = const(604800)
+
+# Where a record's register stands in its body.
+_REGISTER_AT = {
+    RECORD_STARTED: 6,
+    RECORD_UPDATED: 3,
+    RECORD_ENDED: 4,
+    RECORD_METER_VALUE: 0,
+    RECORD_UNATTRIBUTED: 1,
+    RECORD_SEGMENT: 1,
+}
 
 
 class Transaction:
@@ -30,7 +44,6 @@ class Transaction:
         self.max_wh = started[9]
         self.max_s = started[10]
         self.max_w = started[11]
-        self.end_wh = 0
         self.seq_no = 0
         self.offset_wh = 0
         self.elapsed_s = 0  # up to its last record
@@ -51,38 +64,77 @@ def elapsed_s(earlier, later):
     return later[3]
 
 
-def recall(ledger, evse_id):
-    """`(running transaction, its last stamp, accounted Wh, last Wh, last ended transaction)`.
+class Memory:
+    """What was recalled; None where the ledger does not tell.
 
-    Energy is accounted for up to `accounted`: it belongs to a transaction or is recorded as
-    unattributed. `last` is the newest register of any record. Each may be None.
+    `transaction` is the running one, `stamp` and `register_wh` are of its last record. `ended`
+    is the last one that ended, and took `ended_wh`. Energy up to `accounted_wh` belongs to a
+    transaction or is recorded as unattributed; `last_wh` is the newest register of any record.
     """
-    tx = stamp = accounted = last = ended = None
-    for _, kind, payload in ledger.records(0):
-        body = payload[1:]
-        if kind == RECORD_STARTED and body[1] == evse_id:
-            tx = Transaction(body)
-            stamp = payload[0]
-            accounted = last = body[6]
-        elif kind == RECORD_UPDATED and tx and body[0] == tx.id:
+
+    def __init__(self, ledger):
+        self.transaction = self.stamp = self.ended = None
+        self.register_wh = self.accounted_wh = self.last_wh = None
+        self.ended_wh = 0
+        self._number = 0  # the highest transaction id so far, and what was seen of it
+        self._started = self._newest = None
+        self._boots = {}  # boot id -> [its first stamp, its last]
+        segments = []
+        accounted_seq = last_seq = 0
+        for seq, kind, payload in ledger.records():
+            at = _REGISTER_AT.get(kind)
+            if at is None:
+                continue
+            body = payload[_STAMP:]
+            if seq >= last_seq:
+                last_seq = seq
+                self.last_wh = body[at]
+            if kind == RECORD_METER_VALUE:
+                continue
+            if seq >= accounted_seq:
+                accounted_seq = seq
+                self.accounted_wh = body[at]
+            if kind == RECORD_SEGMENT:
+                segments.append((seq, body[0] - body[1]))
+            elif kind != RECORD_UNATTRIBUTED and body[0] >= self._number:
+                self._see(seq, kind, payload[:_STAMP], body)
+        if self._started and self._newest:
+            self._conclude(self._started, self._newest, segments)
+        if self.accounted_wh is None:
+            self.accounted_wh = self.last_wh
+
+    def _see(self, seq, kind, stamp, body):
+        if body[0] > self._number:
+            self._number = body[0]
+            self._started = self._newest = None
+            self._boots = {}
+        if kind == RECORD_STARTED:
+            self._started = (seq, kind, stamp, body)
+        if not self._newest or seq > self._newest[0]:
+            self._newest = (seq, kind, stamp, body)
+        span = self._boots.setdefault(stamp[2], [stamp, stamp])
+        if stamp[3] < span[0][3]:
+            span[0] = stamp
+        if stamp[3] > span[1][3]:
+            span[1] = stamp
+
+    def _conclude(self, started, newest, segments):
+        tx = Transaction(started[3])
+        tx.offset_wh = sum([offset for seq, offset in segments if seq > started[0]])
+        before = None
+        for boot in sorted(self._boots):
+            first, last = self._boots[boot]
+            tx.elapsed_s += elapsed_s(first, last) + (elapsed_s(before, first) if before else 0)
+            before = last
+        _, kind, self.stamp, body = newest
+        self.register_wh = body[_REGISTER_AT[kind]]
+        if kind == RECORD_ENDED:
+            self.ended = tx
+            self.ended_wh = tx.energy_wh(self.register_wh)
+            return
+        self.transaction = tx
+        if kind == RECORD_UPDATED:
             tx.seq_no = body[1]
-            tx.elapsed_s += elapsed_s(stamp, payload[0])
             tx.stopping = body[2] if body[4] == EV_CONNECTED else 0
-            stamp = payload[0]
-            accounted = last = body[3]
-        elif kind == RECORD_ENDED and tx and body[0] == tx.id:
-            tx.elapsed_s += elapsed_s(stamp, payload[0])
-            tx.end_wh = accounted = last = body[4]
-            ended = tx
-            tx = None
-        elif kind == RECORD_UNATTRIBUTED:
-            accounted = last = body[1]
-        elif kind == RECORD_SEGMENT:
-            if tx:
-                tx.offset_wh += body[0] - body[1]
-            accounted = last = body[1]
-        elif kind == RECORD_METER_VALUE:
-            last = body[0]
-            if accounted is None:
-                accounted = last
-    return tx, stamp, accounted, last, ended
+        if self.accounted_wh != self.register_wh:
+            self.register_wh = self.accounted_wh  # a segment came after its last record
