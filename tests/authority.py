@@ -2,6 +2,7 @@
 # firmware's own codec (the independent maker is in tests/test_interop.py), a ledger in RAM and
 # a station that has them all.
 
+import gc
 import os
 
 from chargekeep import cbor
@@ -213,8 +214,8 @@ def folder():
 
 
 class Station:
-    """A station whose clock `boot` sets to NOW (unless `clock_set` is false). A boot keeps store and
-    ledger and loses all else."""
+    """A station; `boot` keeps store and ledger, loses all else, and sets the clock to NOW (unless
+    `clock_set` is false)."""
 
     def __init__(self, store=None, ledger=None, clock_set=True):
         self.root = folder() if store is None else None
@@ -223,6 +224,7 @@ class Station:
         self.clock_set = clock_set
 
     async def boot(self, now=NOW):
+        gc.collect()
         self.clock = Clock()
         self.timebase = Timebase(0, self.clock.ticks_ms, self.clock.diff)
         self.timebase.start(1, self.ledger.counter(2))

@@ -1,5 +1,5 @@
 # also: cpython
-# heap: 320k
+# heap: 512k
 import gc
 
 from authority import (
