@@ -157,7 +157,7 @@ class MqttClient:
         self._failure = None
         try:
             reader, writer = await asyncio.wait_for_ms(self.open_connection(), self.timeout_ms)
-        except asyncio.TimeoutError:  # noqa: UP041 (MicroPython has no other)
+        except asyncio.TimeoutError:
             raise ChargekeepError(errors.SYNC_TIMEOUT, "connect")
         except (OSError, ValueError) as e:  # ValueError: what mbedTLS makes of a bad certificate
             raise ChargekeepError(errors.SYNC_CONNECT, str(e))

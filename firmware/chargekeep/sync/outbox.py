@@ -20,6 +20,7 @@ _LOG_ID = const(10)
 _SEQ = const(11)
 _LINK = const(12)
 _RUNS = const(13)
+_FOLLOWS = const(14)
 _SLOT = const(64)  # bytes
 _ACK_TIMEOUTS = const(8)  # the wait for an acknowledgement doubles up to this factor
 
@@ -30,7 +31,8 @@ class Outbox:
     ledger: has `log_id`, `acknowledged`, `batch(after_seq, max_bytes)` and
         `acknowledge(log_id, seq, link)`.
     sign: `sign(message) -> 64 bytes` of the station's key, whose id is `kid`.
-    open_ack: `await open_ack(data) -> payload bytes` of a verified acknowledgement (65009).
+    open_ack: `await open_ack(data) -> (log id, seq, link)` of a verified acknowledgement for
+        this station, or raises.
     count: `count(code, detail)` is told of every failure (health.py).
     window: batches on their way at a time; poll_ms: how soon a new record is noticed.
     """
@@ -101,20 +103,13 @@ class Outbox:
     async def acknowledged(self, data):
         """Handler of `down/ack`: free what the host has committed.
 
-        Raises OBJECT_FORM, an error of the signature, or LEDGER_ACKNOWLEDGEMENT for another log
-        or another history. An old one again is harmless: the cursor only moves on.
+        Raises what `open_ack` does, or LEDGER_ACKNOWLEDGEMENT for another log or another history.
+        An old one again is harmless: the cursor only moves on.
         """
-        body = cbor.loads(await self.open_ack(data))
-        if not isinstance(body, dict):
-            raise ChargekeepError(errors.OBJECT_FORM, "acknowledgement")
-        seq, link = body.get(_SEQ), body.get(_LINK)
-        if not isinstance(seq, int) or not isinstance(link, bytes):
-            raise ChargekeepError(errors.OBJECT_FORM, "acknowledgement")
-        if body.get(_SITE) != self.site or body.get(_STATION) != self.station:
-            raise ChargekeepError(errors.LEDGER_ACKNOWLEDGEMENT, "of another station")
-        if body.get(_LOG_ID) == self.ledger.log_id and seq <= self.ledger.acknowledged:
+        log_id, seq, link = await self.open_ack(data)
+        if log_id == self.ledger.log_id and seq <= self.ledger.acknowledged:
             return
-        self.ledger.acknowledge(body.get(_LOG_ID), seq, link)
+        self.ledger.acknowledge(log_id, seq, link)
         self.acknowledgements += 1
         self._flight = [last for last in self._flight if last > seq]
         self._progress_at = ticks_ms()
@@ -139,7 +134,7 @@ class Outbox:
             self._wake.clear()
             try:
                 await asyncio.wait_for_ms(self._wake.wait(), self.poll_ms)
-            except asyncio.TimeoutError:  # noqa: UP041 (MicroPython has no other)
+            except asyncio.TimeoutError:
                 pass  # time to look for new records
 
     def _overdue(self):
@@ -163,8 +158,10 @@ class Outbox:
             _LOG_ID: self.ledger.log_id,
             _SEQ: first,
             _LINK: link,
-            _RUNS: runs,
+            _RUNS: [[sector, index, bytes(slots)] for sector, index, slots in runs],
         }
+        if first > self._sent + 1:
+            body[_FOLLOWS] = self._sent  # what is between is gone here: do not wait for it
         last = first - 1 + sum([len(run[2]) for run in runs]) // _SLOT
         data = cose.seal_sign1(cose.LEDGER_BATCH, self.kid, cbor.dumps(body), self.sign)
         if not self._flight:

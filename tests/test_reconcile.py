@@ -1,0 +1,217 @@
+"""From signed batches to bills, without a network."""
+
+import pytest
+import sqlalchemy as sa
+from charger import NOW, SITE, Charger, make_home
+
+from chargekeep_tools import keys, wire
+from chargekeep_tools.reconcile import cli, store
+from chargekeep_tools.reconcile.schema import bills, exceptions, records
+from chargekeep_tools.reconcile.verify import open_batch
+from chargekeep_tools.reconcile.worker import Message
+
+
+class Host:
+    """A reconciler whose acknowledgements go straight to the stations."""
+
+    def __init__(self, folder, url=None):
+        self.home = make_home(folder / "home")
+        self.url = url or f"sqlite:///{folder / 'reconcile.db'}"
+        self.chargers = {}
+        self.events = []
+        self.deaf = False
+        self.restart()
+
+    def restart(self):
+        self.engine = store.connect(self.url)
+        self.reconciler = cli.reconciler_for(self.home, self.engine, None, self.publish)
+
+    def add(self, charger):
+        self.home.save_station(charger.record())
+        self.chargers[charger.name] = charger
+        self.reconciler.stations.refresh()
+        return charger
+
+    def publish(self, topic, data):
+        self.events.append("ack")
+        charger = self.chargers.get(topic.split("/")[3])
+        if charger and not self.deaf:
+            charger.take(data, self.home)
+
+    def give(self, charger, *batches):
+        done = []
+        messages = [Message(charger.log_topic, data, lambda: done.append(1)) for data in batches]
+        self.reconciler.take(messages)
+        self.reconciler.project()
+        return len(done)
+
+    def rows(self, table):
+        with self.engine.connect() as connection:
+            return [dict(row) for row in connection.execute(sa.select(table)).mappings()]
+
+    def bills(self):
+        return [
+            (b["station"], b["tx"], b["register_from"], b["register_to"], b["total"])
+            for b in cli.list_bills(self.engine)
+        ]
+
+    def kinds(self):
+        return sorted(row["kind"] for row in self.rows(exceptions))
+
+
+@pytest.fixture
+def host(tmp_path):
+    return Host(tmp_path)
+
+
+def test_what_is_billed_is_what_the_meter_counted(host):
+    charger = host.add(Charger("cp-1", register=123_456))
+    charger.charge(11_000, seconds=5400, updates=10)
+    charger.charge(7, seconds=60)
+    charger.mount()  # settles the tail
+    host.give(charger, *charger.batches())
+    first, second = cli.list_bills(host.engine)
+    assert (first["register_from"], first["register_to"]) == (123_456, 134_456)
+    assert (first["energy_wh"], first["seconds"], first["currency"]) == (11_000, 5400, "EUR")
+    # 11 kWh at 0.35, 1.5 h at 0.06, a start at 0.20
+    assert (first["energy"], first["time"], first["start"]) == ("3.8500", "0.0900", "0.2000")
+    assert first["total"] == "4.1400"
+    # 7 Wh at 0.35 is 0.00245, rounded half up; a minute at 0.06 an hour is 0.0010
+    assert (second["energy"], second["time"], second["total"]) == ("0.0025", "0.0010", "0.2035")
+    assert charger.ledger.acknowledged == charger.ledger.head[0] - 1 or charger.ledger.backlog <= 2
+    assert host.kinds() == []
+
+
+def test_acknowledgement_frees_exactly_what_was_committed(host):
+    charger = host.add(Charger("cp-1"))
+    charger.charge(1000, updates=30)
+    charger.update()
+    batches = charger.batches(max_bytes=512)
+    assert len(batches) > 3
+    host.give(charger, *batches[:2])
+    assert charger.ledger.acknowledged == open_batch(batches[1], charger.station).last
+    host.give(charger, *batches[2:])
+    assert charger.ledger.acknowledged == open_batch(batches[-1], charger.station).last
+
+
+def test_duplicates_shuffles_and_overlaps_give_the_same(host):
+    charger = host.add(Charger("cp-1"))
+    host.deaf = True
+    for wh in (100, 200, 300):
+        charger.charge(wh, updates=8)
+    charger.update()
+    small, large = charger.batches(max_bytes=300), charger.batches(max_bytes=1500)
+    host.give(charger, *reversed(small))
+    host.give(charger, *large, *small, *large)
+    assert [b[1:4] for b in host.bills()] == [(1, 0, 100), (2, 100, 300), (3, 300, 600)]
+    assert len({row["seq"] for row in host.rows(records)}) == len(host.rows(records))
+    assert host.reconciler.figures.batches["fork"] == 0
+    assert cli.status(host.engine)["gaps"] == []
+
+
+def test_gap_stops_the_acknowledgement_and_is_listed(host):
+    charger = host.add(Charger("cp-1"))
+    charger.charge(1000, updates=30)
+    charger.update()
+    batches = charger.batches(max_bytes=512)
+    host.give(charger, batches[0], *batches[2:])
+    first = open_batch(batches[0], charger.station)
+    missing = open_batch(batches[1], charger.station)
+    assert charger.ledger.acknowledged == first.last
+    assert host.bills() == []
+    (gap,) = cli.status(host.engine)["gaps"]
+    assert (gap["first"], gap["last"]) == (missing.first, missing.last)
+    host.give(charger, batches[1])
+    assert charger.ledger.acknowledged == open_batch(batches[-1], charger.station).last
+    assert len(host.bills()) == 1 and cli.status(host.engine)["gaps"] == []
+
+
+def test_altered_and_foreign_batches_are_refused_and_never_acknowledged(host):
+    charger, other = host.add(Charger("cp-1")), host.add(Charger("cp-2"))
+    charger.charge(10)
+    charger.update()
+    (data,) = charger.batches()
+    for at in range(0, len(data), 7):
+        host.give(charger, data[:at] + bytes((data[at] ^ 4,)) + data[at + 1 :])
+    host.give(charger, data[:-1], data + b"\0", b"", b"\xff" * 50)
+    host.give(other, data)  # the right signature under the wrong name
+    assert host.rows(records) == [] and host.events == []
+    assert sum(host.reconciler.figures.refused.values()) == len(range(0, len(data), 7)) + 5
+    assert host.give(charger, data) == 1 and charger.ledger.acknowledged
+
+
+def test_station_signed_but_its_chain_broken(host):
+    # The station's key alone does not suffice to change a record that is in the chain.
+    charger = host.add(Charger("cp-1"))
+    charger.charge(10)
+    charger.update()
+    body = wire.peek_sign1(charger.batches()[0])[2]
+    from zlib import crc32
+
+    sector, index, slots = body[13][0]
+    slot = bytearray(slots[:64])
+    slot[10] ^= 1
+    seed = crc32(sector.to_bytes(4, "little"), crc32(charger.log_id)) ^ index
+    slot[60:] = crc32(slot[:60], seed).to_bytes(4, "little")
+    body[13][0][2] = bytes(slot) + slots[64:]
+    host.give(charger, wire.seal_sign1(wire.BATCH, charger.key, body))
+    assert host.reconciler.figures.refused == {510: 1} and host.events == []
+
+
+def test_restored_flash_image_is_quarantined(host):
+    charger = host.add(Charger("cp-1"))
+    charger.charge(1000)
+    charger.update()
+    image = charger.device.copy()
+    charger.charge(500)
+    charger.update()
+    host.give(charger, *charger.batches())
+    before = host.bills()
+    head = charger.ledger.acknowledged
+    charger.device, charger.register, charger.tx = image, 1000, 1
+    charger.reboot()
+    charger.charge(777)
+    charger.update()
+    host.deaf = True
+    host.give(charger, *charger.batches(after=0))
+    assert host.bills() == before and host.kinds() == ["fork"]
+    assert cli.status(host.engine)["logs"][0]["head"] == head
+    assert cli.status(host.engine)["logs"][0]["quarantined"] == 1
+
+
+def test_rebuild_is_identical(host):
+    a, b = host.add(Charger("cp-1")), host.add(Charger("cp-2", register=5))
+    for wh in (100, 20, 3):
+        a.charge(wh)
+        b.charge(wh * 7)
+    a.update(), b.update()
+    for one, two in zip(a.batches(max_bytes=300), b.batches(max_bytes=300)):
+        host.give(b, two)
+        host.give(a, one)
+    before = host.rows(bills), sorted(map(str, host.rows(exceptions)))
+    host.reconciler.projector.rebuild()
+    after = host.rows(bills), sorted(map(str, host.rows(exceptions)))
+    assert sorted(map(str, before[0])) == sorted(map(str, after[0])) and before[1] == after[1]
+
+
+def test_unknown_tariff_is_an_exception_until_it_is_known(host):
+    charger = host.add(Charger("cp-1"))
+    charger.start(tariff=(7, 2))
+    charger.register += 100
+    charger.stop()
+    charger.update()
+    host.give(charger, *charger.batches())
+    assert host.bills() == [] and host.kinds() == ["unknown_tariff"]
+    from chargekeep_tools import objects
+
+    objects.sign(host.home, wire.TARIFF, SITE, {10: 7, 11: "EUR", 12: 1, 13: 0, 14: 0}, now=NOW)
+    host.reconciler.projector.rebuild()
+    assert len(host.bills()) == 1
+
+
+def test_acknowledgement_key_needs_its_scope(tmp_path):
+    host = Host(tmp_path)
+    record = host.home.key("issuer")
+    host.home.save_key(record | {"scope": keys.ALL_SCOPES & ~64})
+    with pytest.raises(Exception, match="no issuer key"):
+        host.restart()

@@ -1,0 +1,13 @@
+"""Alembic's entry: runs the versions on the connection it is handed."""
+
+from alembic import context
+
+from chargekeep_tools.reconcile.schema import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    render_as_batch=True,
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,244 @@
+"""What a station sent, taken apart and checked: signature, checksums, chain.
+
+One signature a batch, then CRC-32 and one SHA-256 a slot (firmware/FORMATS.md sections 4 and 5).
+Written from that page alone, on other libraries than the firmware.
+"""
+
+import struct
+import time
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+from zlib import crc32
+
+from chargekeep_tools import wire
+from chargekeep_tools.home import Home
+from chargekeep_tools.log import slots
+from chargekeep_tools.wire import WireError
+
+SLOT = 64
+_PAYLOAD = 48
+_LINKED = 52  # bytes of a slot that its link covers
+_JOINED, _MOVED, _TYPE = 0x40, 0x80, 0x3F
+_FIRST, _LAST, _LENGTH = 0x40, 0x80, 0x3F
+_MAX_SEQ = 0xFFFFFF00
+_MAX_SECTOR = 1 << 20  # 120 years of a record a minute; each costs a key
+_UNKNOWN_LINK = bytes(8)
+
+OBJECT_FORM = 106
+LEDGER_CORRUPT = 503
+LEDGER_TAMPERED = 510
+
+
+@dataclass(frozen=True)
+class Record:
+    """`seq` is that of its first slot, or what it was before thinning moved the record."""
+
+    seq: int
+    type: int
+    payload: bytes
+    moved: bool = False
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A verified batch. Slots `first` to `last` follow on without a gap; `links` has one each.
+
+    follows: the slot before `first` in the station's ledger; less than `first - 1` where slots
+    between are gone there. link_before is None where the station does not know it.
+    """
+
+    site: str
+    station: str
+    log_id: bytes
+    first: int
+    last: int
+    follows: int
+    link_before: bytes | None
+    links: list[bytes]
+    records: list[Record]
+    data: bytes
+
+
+class SealKeys(slots.Keys):
+    """The chain's keys of one log, remembered: a batch's slots share a sector or two."""
+
+    def __init__(self, first: bytes) -> None:
+        super().__init__(first)
+        self._links: dict[int, bytes] = {}
+
+    def link_key(self, epoch: int) -> bytes:
+        found = self._links.get(epoch)
+        if found is None:
+            found = self._links[epoch] = super().link_key(epoch)
+        return found
+
+
+@dataclass
+class Station:
+    """Who may speak as this station, and on which logs; from the home's record."""
+
+    site: str
+    station: str
+    keys: dict[bytes, bytes]  # kid to public key
+    logs: dict[bytes, SealKeys | None] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> "Station":
+        found = cls(record["site"], record["station"], {})
+        for era in (record, *record.get("former", ())):
+            found.keys[bytes.fromhex(era["kid"])] = bytes.fromhex(era["public_key"])
+            seal = era.get("seal_key")
+            log_id = bytes.fromhex(era["log_id"])
+            found.logs[log_id] = SealKeys(bytes.fromhex(seal)) if seal else None
+        return found
+
+    def key_for(self, kid: bytes, content_type: int) -> bytes | None:
+        return self.keys.get(kid)
+
+
+class Stations:
+    """The stations of a home directory; looks again when asked for one it does not know."""
+
+    _LOOK_AGAIN_S = 5.0
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self._known: dict[tuple[str, str], Station] = {}
+        self._looked = 0.0
+
+    def get(self, site: str, station: str) -> Station | None:
+        found = self._known.get((site, station))
+        if found is None and time.monotonic() - self._looked > self._LOOK_AGAIN_S:
+            self.refresh()
+            found = self._known.get((site, station))
+        return found
+
+    def refresh(self) -> None:
+        self._looked = time.monotonic()
+        stations = [Station.of(record) for record in self.home.stations()]
+        self._known = {(s.site, s.station): s for s in stations}
+
+
+def genesis(log_id: bytes) -> bytes:
+    """The link before the first slot of a log."""
+    return sha256(log_id).digest()[:8]
+
+
+def open_batch(data: bytes, station: Station) -> Batch:
+    """Verify everything about a batch that can be said without the history before it.
+
+    Raises `WireError`: COSE_* for the signature, OBJECT_FORM for the shape or another station's
+    name, LEDGER_CORRUPT for a checksum, LEDGER_TAMPERED for a link.
+    """
+    return read_batch(wire.open_sign1(data, wire.BATCH, station.key_for), data, station)
+
+
+def read_batch(body: Any, data: bytes, station: Station) -> Batch:
+    """`open_batch` for the payload of a message whose signature was verified before."""
+    try:
+        site, name, log_id = body[2], body[3], body[10]
+        first, before, runs = body[11], body[12], body[13]
+        follows = body.get(14, first - 1)
+        sound = (
+            type(first) is int
+            and type(follows) is int
+            and 0 <= follows < first <= _MAX_SEQ
+            and type(before) is bytes
+            and len(before) == 8
+            and type(log_id) is bytes
+            and len(log_id) == 16
+        )
+    except (TypeError, KeyError, AttributeError):
+        raise WireError(OBJECT_FORM, "batch") from None
+    if not sound:
+        raise WireError(OBJECT_FORM, "batch")
+    if (site, name) != (station.site, station.station):
+        raise WireError(OBJECT_FORM, f"signed as {site}/{name}")
+    links, records = _slots(runs, log_id, first, before, station.logs.get(log_id))
+    return Batch(
+        site,
+        name,
+        log_id,
+        first,
+        first + len(links) - 1,
+        follows,
+        None if before == _UNKNOWN_LINK else before,
+        links,
+        records,
+        data,
+    )
+
+
+def _slots(
+    runs: Any, log_id: bytes, first: int, link: bytes, seal: SealKeys | None
+) -> tuple[list[bytes], list[Record]]:
+    links: list[bytes] = []
+    records: list[Record] = []
+    seq = first
+    start = 0
+    parts: list[bytes] = []
+    log_crc = crc32(log_id)
+    if type(runs) is not list or not runs:
+        raise WireError(OBJECT_FORM, "runs")
+    for run in runs:
+        sector, index, data = _run(run)
+        seed = crc32(struct.pack("<I", sector), log_crc)
+        for at in range(0, len(data), SLOT):
+            slot = data[at : at + SLOT]
+            low, kind, flags = struct.unpack_from("<HBB", slot)
+            stored = slot[52:60]
+            if crc32(slot[:60], seed ^ index) != int.from_bytes(slot[60:], "little"):
+                raise WireError(LEDGER_CORRUPT, f"slot {seq}: checksum")
+            if low != seq & 0xFFFF or not 0 < flags & _LENGTH <= _PAYLOAD:
+                raise WireError(LEDGER_CORRUPT, f"slot {seq}: form")
+            if seal is not None and link != _UNKNOWN_LINK:
+                # The bit that says how the slot was programmed is not part of the chain.
+                linked = link + slot[:2] + bytes((kind & ~_JOINED,)) + slot[3:_LINKED]
+                # What a power cut made the ledger repeat in a new sector keeps its old link.
+                for epoch in (sector, sector - 1):
+                    if sha256(seal.link_key(epoch) + linked).digest()[:8] == stored:
+                        break
+                else:
+                    raise WireError(LEDGER_TAMPERED, f"slot {seq}: link")
+            link = stored
+            links.append(stored)
+            if flags & _FIRST:
+                start, parts = seq, []
+            elif not parts:
+                raise WireError(LEDGER_CORRUPT, f"slot {seq}: a record's middle")
+            parts.append(slot[4 : 4 + (flags & _LENGTH)])
+            if flags & _LAST:
+                records.append(_record(start, kind, b"".join(parts)))
+                parts = []
+            seq += 1
+            index += 1
+    if parts:
+        raise WireError(LEDGER_CORRUPT, f"slot {seq - 1}: half a record")
+    return links, records
+
+
+def _run(run: Any) -> tuple[int, int, bytes]:
+    if type(run) is not list or len(run) != 3:
+        raise WireError(OBJECT_FORM, "run")
+    sector, index, data = run
+    if (
+        type(sector) is not int
+        or type(index) is not int
+        or type(data) is not bytes
+        or not 0 < sector <= _MAX_SECTOR
+        or not 0 <= index < slots.SLOTS
+        or not data
+        or len(data) % SLOT
+        or index + len(data) // SLOT > slots.SLOTS
+    ):
+        raise WireError(OBJECT_FORM, "run")
+    return sector, index, data
+
+
+def _record(start: int, kind: int, payload: bytes) -> Record:
+    if kind & _MOVED:
+        if len(payload) < 5:
+            raise WireError(LEDGER_CORRUPT, f"slot {start}: moved")
+        start, payload = int.from_bytes(payload[:4], "little"), payload[4:]
+    return Record(start, kind & _TYPE, payload, bool(kind & _MOVED))
