@@ -90,7 +90,7 @@ async def test_ten_thousand_replays_over_fifty_boots():
         spent = [s.spent.totals(b"used%04d" % i)[0] for i in range(5)]
         if boot == 20:
             for i in range(5):  # what the cuts left
-                for use in range(spent[i], 2):
+                for _ in range(spent[i], 2):
                     tx += 1
                     d = await s.accepted(tokens[i])
                     s.policy.begin(d, 1, tx)
