@@ -43,7 +43,7 @@ def test_started_is_durable_before_power_flows():
     w, m = ready()
     seen = []
     permit = w.value
-    w.value = lambda level=None: (seen.append((level, kinds(w))), permit(level))[1]
+    w.value = lambda level=None: (seen.append((level, kinds(w)[1:])), permit(level))[1]
     number = m.start(Decision())
     assert seen == [(1, [terms.RECORD_STARTED])], seen
     assert number == 1 and w.ledger.counters[1] == 1
@@ -57,6 +57,16 @@ def test_started_is_durable_before_power_flows():
     body = w.bodies(terms.RECORD_ENDED)[0]
     assert body[2:4] == [terms.REMOTE_STOP, terms.STOPPED_REMOTE] and m.state == machine.IDLE
     assert body[4] == w.meter.wh == 180200 + settled(w)
+
+
+def test_the_register_is_recorded_as_found():
+    w, _ = ready()
+    assert kinds(w) == [terms.RECORD_METER_VALUE]
+    w.cut()
+    w.meter.wh = 90000  # a meter exchanged before anything else was recorded
+    w.boot()
+    w.run(10)
+    assert w.bodies(terms.RECORD_SEGMENT) == [[180200, 90000, 3]]
 
 
 def test_checkpoints_every_10_s_or_50_wh():
@@ -137,6 +147,7 @@ def test_refusals():
     no.code = errors.TOKEN_EXPIRED
     raises(ChargekeepError, m.start, no, code=errors.TOKEN_EXPIRED)
     raises(ChargekeepError, m.stop, code=errors.TRANSACTION_STATE)
+    assert m._accounted_wh
     w.ledger.full = True
     raises(ChargekeepError, m.start, Decision(), code=errors.TRANSACTION_NO_SPACE)
     w.ledger.full = False
@@ -161,7 +172,7 @@ def test_on_begin_may_refuse():
 
     w, m = ready(settings={"on_begin": refuse})
     raises(ChargekeepError, m.start, Decision(), code=errors.TOKEN_REPLAYED)
-    assert w.meter.flows_w == 0 and not w.ledger.log
+    assert w.meter.flows_w == 0 and terms.RECORD_STARTED not in kinds(w)
 
 
 def test_power_cut_and_resume():

@@ -145,6 +145,7 @@ class DirectMeter:
 class Decision:
     def __init__(self, cti=b"token--1", max_wh=0, max_s=0, max_w=0, id_hash=b"h" * 16):
         self.accepted = True
+        self.stop = False
         self.code = 0
         self.id_hash = id_hash
         self.cti = cti

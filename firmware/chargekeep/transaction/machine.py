@@ -35,6 +35,7 @@ _FEEDBACK_MS = const(500)  # a contactor may take this long to follow
 _LEAK_MS = const(5000)  # energy this long after withdrawing is a leak ...
 _LEAK_WH = const(5)  # ... from this much on
 _IDLE_CHECKPOINTS = const(6)  # so many times rarer while the register stands still
+_BLIND_MS = const(2500)  # two samples are missing
 _OVERLOAD_MS = const(10000)  # power above its limit may last this long
 _FAULT_DETAIL = const(40)
 
@@ -116,11 +117,11 @@ class Machine:
     # What others ask for
 
     def matches(self, decision):
-        """Is `decision` the token of the running transaction?"""
+        """May the token of `decision` stop the running transaction? Its own or its group's may."""
         tx = self.transaction
         if tx is None:
             return False
-        if decision.cti is not None and decision.cti == tx.cti:
+        if decision.stop or (decision.cti is not None and decision.cti == tx.cti):
             return True
         return decision.id_hash is not None and decision.id_hash == tx.id_hash
 
@@ -140,7 +141,7 @@ class Machine:
     def start(self, decision, trigger=terms.AUTHORIZED):
         """Begin a transaction and permit power; returns its id.
 
-        `decision` has accepted, code, id_hash, cti, kid, max_wh, max_s, max_w, tariff_id and
+        `decision` has accepted, stop, code, id_hash, cti, kid, max_wh, max_s, max_w, tariff_id and
         tariff_version. Raises its code if not accepted, TRANSACTION_STATE, UNSAFE, METER_STALE
         (no register to start from) or TRANSACTION_NO_SPACE.
         """
@@ -150,7 +151,7 @@ class Machine:
             raise ChargekeepError(TRANSACTION_STATE, self.state)
         if self.unsafe:
             raise ChargekeepError(UNSAFE, str(self.unsafe))
-        if self._sampler.sample is None or self._sampler.fault:
+        if self._accounted_wh is None or self._sampler.sample is None or self._sampler.fault:
             raise ChargekeepError(METER_STALE)
         register = self._sampler.register_wh
         number = self._ledger.counter(terms.COUNTER_TRANSACTIONS) + 1
@@ -173,7 +174,7 @@ class Machine:
             trigger,
         ]
         records = [(terms.RECORD_STARTED, body)]
-        if self._accounted_wh is not None and register > self._accounted_wh:
+        if register > self._accounted_wh:
             leak = (terms.RECORD_UNATTRIBUTED, [self._accounted_wh, register])
             records.insert(0, leak)
         self._stamp = self._timebase.stamp()
@@ -278,8 +279,8 @@ class Machine:
         self._watch_contactor()
         fresh = self._sampler.samples != self._seen
         self._seen = self._sampler.samples
-        if fresh and self._accounted_wh is None:
-            self._accounted_wh = self._sampler.register_wh
+        if self._accounted_wh is None and self._sampler.samples:
+            self._found()
         if self.state == IDLE:
             self._idle(fresh)
         elif self.state == ENDING:
@@ -290,8 +291,14 @@ class Machine:
         else:
             self._charging(fresh)
 
+    def _found(self):
+        # The register as this station found it: what came before is not ours.
+        register = self._sampler.register_wh
+        if self._append(terms.RECORD_METER_VALUE, [register, self._sampler.power_w or 0]):
+            self._accounted_wh = register
+
     def _idle(self, fresh):
-        if not fresh:
+        if not fresh or self._accounted_wh is None:
             return
         register = self._sampler.register_wh
         self._watch_leak(register)
@@ -312,7 +319,7 @@ class Machine:
             return
         if self._limits():
             return
-        if self._sampler.fault:
+        if self._sampler.fault or self._sampler.age_ms() > _BLIND_MS:
             self._blind()
         elif self.state == SUSPENDED and fresh:
             self._update(terms.CHARGING_STATE_CHANGED, terms.SUSPENDED_EV)
@@ -353,7 +360,7 @@ class Machine:
         return True
 
     def _blind(self):
-        # The meter does not answer: what flows unseen is bounded, then power is withdrawn.
+        # The meter does not answer: what flows unseen is bounded, by the energy limit as well.
         if self.state == SUSPENDED:
             return
         tx = self.transaction
@@ -364,7 +371,7 @@ class Machine:
         if flowed >= bound:
             self._withdraw()
             self._enter(SUSPENDED)
-            self._fault(self._sampler.fault, "blind")
+            self._fault(self._sampler.fault or METER_STALE, "blind")
             self._update(terms.ABNORMAL_CONDITION, terms.SUSPENDED_EVSE)
 
     def _watch_contactor(self):
