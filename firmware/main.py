@@ -1,5 +1,36 @@
-# Starts the charger. On UNIX: micropython -X heapsize=320k main.py, in a station's folder.
+# Starts the charger. On UNIX: micropython -X heapsize=320k main.py, in a station's folder. A crash
+# restarts the board, and boot.py counts. The file "service" keeps the charger from starting once,
+# so that the host finds a REPL and no watchdog runs.
 
-from chargekeep import app
+import os
+import sys
+import time
 
-app.main()
+_INTERRUPT_S = 3  # time for Ctrl-C between a crash and the restart
+
+
+def service():
+    try:
+        os.remove("service")
+    except OSError:
+        return False
+    return True
+
+
+def restart():
+    try:
+        from machine import reset
+    except ImportError:  # UNIX: whoever runs the station starts it again
+        sys.exit(1)
+    time.sleep(_INTERRUPT_S)
+    reset()
+
+
+if not service():
+    try:
+        from chargekeep import app
+
+        app.main()
+    except Exception as e:
+        sys.print_exception(e)
+        restart()

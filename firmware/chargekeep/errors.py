@@ -83,6 +83,13 @@ MEMORY = 703
 COMMISSIONED = 704  # the board is another station already
 UNEXPECTED = 799
 
+UPDATE_BOARD = 800  # the bundle is for another product or board
+UPDATE_ABI = 801  # its bytecode is for another MicroPython
+UPDATE_FILE = 802  # a file is missing or not the signed one
+UPDATE_SPACE = 803
+UPDATE_TRIAL = 804  # the running firmware has yet to prove itself
+UPDATE_ROLLED_BACK = 805  # the new firmware did not pass its trial
+
 
 class ChargekeepError(Exception):
     """A failure the firmware names: `code` is a number above, `detail` a short text."""

@@ -25,6 +25,8 @@ PARTS = {
     "time": ("policy", "time", "Tell stations the time, signed."),
     "publish": ("publish", "publish", "Send a site's signed objects to the MQTT broker."),
     "provision": ("provision", "provision", "Make a board a station, over USB."),
+    "bundle": ("bundle", None, "Build and look into firmware bundles."),
+    "update": ("update", "update", "Update a station's firmware, over USB."),
     "stations": ("provision", "stations", "List the stations of this home."),
     "reconcile": ("reconcile.cli", None, "Take in what stations send; bill it."),
     "log": ("log.cli", None, "Verify and export a station's log."),

