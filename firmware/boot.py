@@ -29,12 +29,15 @@ def choose():
         slot = "a"
     if starts_left == "":
         return slot
-    if starts_left.isdigit() and int(starts_left) > 0:
-        write("slot", "%s %d" % (slot, int(starts_left) - 1))
-        return slot
     other = "a" if slot == "b" else "b"
-    write("rolled_back", slot)
-    write("slot", other)
+    try:
+        if starts_left.isdigit() and int(starts_left) > 0:
+            write("slot", "%s %d" % (slot, int(starts_left) - 1))
+            return slot
+        write("rolled_back", slot)
+        write("slot", other)
+    except OSError:
+        pass  # a trial that cannot be counted is none
     return other
 
 
