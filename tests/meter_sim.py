@@ -79,9 +79,12 @@ class Bus:
     def _answer(self, frame):
         address, function, register, count = struct.unpack(">BBHH", frame[:6])
         device = self.devices.get(address)
-        if device is None or frame != with_crc(frame[:6]):
+        if device is None or frame != with_crc(frame[:-2]):
             return None
-        if function == 6:
+        if function == 16:
+            device[register] = struct.unpack(">H", frame[7:9])[0]
+            return with_crc(frame[:6])
+        if function in (5, 6):
             device[register] = count
             return frame
         if callable(device):

@@ -414,7 +414,10 @@ def test_a_welded_contactor_is_unsafe_within_a_second():
     m.stop()
     w.run(1)
     assert m.unsafe == errors.ACTUATOR_FEEDBACK
-    w.run(10)
+    at_stop = w.meter.wh
+    w.run(60)
+    assert w.bodies(terms.RECORD_ENDED)[0][4] - at_stop <= 15, "the driver pays no leak"
+    settled(w)
     assert w.bodies(terms.RECORD_FAULT)[0][:2] == [errors.ACTUATOR_FEEDBACK, 1]
     assert len(w.bodies(terms.RECORD_ENDED)) == 1 and len(w.bodies(terms.RECORD_FAULT)) == 1
 

@@ -123,10 +123,19 @@ def test_echo_of_the_adapter_is_skipped_and_learned():
     error(clock, master, errors.METER_TIMEOUT, address=9, function=6)
 
 
-def test_write_without_echo():
-    clock, _, master = setup()
-    assert ask(clock, master, address=2, function=6, register=5, count=77) == b"\x00\x05\x00\x4d"
-    assert not master.echo
+def test_writes_with_and_without_echo():
+    for echo in (False, True):
+        clock, bus, master = setup()
+        bus.echo = master.echo = echo
+        written = ask(clock, master, address=2, function=6, register=5, count=77)
+        assert written == b"\x00\x05\x00\x4d" and bus.devices[2][5] == 77
+        # Modbus Application Protocol V1.1b3, section 6.12: reply is register and count.
+        written = ask(clock, master, address=2, function=16, register=1000, count=32)
+        assert written == b"\x03\xe8\x00\x01" and bus.devices[2][1000] == 32
+        assert bus.requests[-1][:9] == b"\x02\x10\x03\xe8\x00\x01\x02\x00\x20"
+        assert ask(clock, master, address=2, function=5, register=400, count=0xFF00)
+        assert bus.devices[2][400] == 0xFF00
+        error(clock, master, errors.METER_TIMEOUT, address=9, function=16)
 
 
 def test_late_reply_does_not_answer_another_question():

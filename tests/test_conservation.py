@@ -120,6 +120,7 @@ class Teller:
                 world.station.machine.clear()
             elif kind == "leak":
                 world.meter.wh += what[0] if not world.closed else 0
+                self.blind |= m.transaction is not None
         except PowerCut:
             world.cut()
             self.boot()

@@ -17,7 +17,9 @@ from chargekeep.errors import (
 # Function codes (Modbus Application Protocol V1.1b3, section 6).
 READ_HOLDING = const(3)
 READ_INPUT = const(4)
+WRITE_COIL = const(5)
 WRITE_REGISTER = const(6)
+WRITE_REGISTERS = const(16)  # of one register here
 
 _EXCEPTION = const(0x80)  # section 7: function code of an exception response
 _MAX_REGISTERS = const(125)  # section 6.3
@@ -74,14 +76,16 @@ class Master:
         # on. USB adapters deliver in lumps of up to 16 ms, so a frame is over after 20 ms.
         self._gap_ms = max(2, self._byte_us * 7 // 2000 + 1)
         self._lump_ms = 20
-        self._request = bytearray(8)
+        self._request = bytearray(11)
+        self._short = memoryview(self._request)[:8]
+        self._writes = False  # the request changes something; its reply has 8 bytes
+        self._length = 8
         self._scratch = bytearray(32)
         self._state = _IDLE
         self._quiet_since = self._ticks()  # last time the line was busy
         self._quiet_ms = 0
         self._sent = 0
-        self._send_ms = 8 * self._byte_us // 1000 + 1
-        self._deadline_ms = 0
+        self._send_ms = self._deadline_ms = 0
 
     @property
     def busy(self):
@@ -93,7 +97,7 @@ class Master:
         return 1 if self._state == _SENDING else 5
 
     def begin(self, address, function, register, count):
-        """Send a request; `count` is the value for WRITE_REGISTER.
+        """Send a request; `count` is the value for a write (WRITE_COIL: 0xFF00 is on).
 
         False, and nothing is sent, while the bus is in use or has not been silent long enough.
         """
@@ -104,7 +108,8 @@ class Master:
             self._quiet_since = now
         if time.ticks_diff(now, self._quiet_since) < self._quiet_ms:
             return False
-        if function != WRITE_REGISTER and not 1 <= count <= _MAX_REGISTERS:
+        self._writes = function >= WRITE_COIL
+        if not self._writes and not 1 <= count <= _MAX_REGISTERS:
             raise ChargekeepError(METER_FRAME, "count")
         r = self._request
         r[0] = address
@@ -113,19 +118,27 @@ class Master:
         r[3] = register & 0xFF
         r[4] = count >> 8
         r[5] = count & 0xFF
-        crc = crc16(r, 0, 6)
-        r[6] = crc & 0xFF
-        r[7] = crc >> 8
-        self.size = 4 if function == WRITE_REGISTER else 2 * count
+        if function == WRITE_REGISTERS:
+            r[7] = r[4]
+            r[8] = r[5]
+            r[4] = 0
+            r[5] = 1  # register ...
+            r[6] = 2  # ... of two bytes
+        self._length = 11 if function == WRITE_REGISTERS else 8
+        crc = crc16(r, 0, self._length - 2)
+        r[self._length - 2] = crc & 0xFF
+        r[self._length - 1] = crc >> 8
+        self.size = 4 if self._writes else 2 * count
         self.received = 0
         self.requests += 1
         self._state = _WAITING
         if self._direction:
             self._direction(1)
             self._state = _SENDING
-        self._uart.write(r)
+        self._uart.write(r if self._length > 8 else self._short)
         self._sent = self._quiet_since = now
-        self._deadline_ms = self._reply_ms + (self.size + 16) * self._byte_us // 1000 + 1
+        self._send_ms = self._length * self._byte_us // 1000 + 1
+        self._deadline_ms = self._reply_ms + (self.size + 20) * self._byte_us // 1000 + 1
         return True
 
     def poll(self):
@@ -207,17 +220,18 @@ class Master:
 
     def _skip(self):
         # Bytes of our own request at the front, as half-duplex adapters give them back.
-        if self.received < 8:
+        n = self._length
+        if self.received < n:
             return 0
-        for i in range(8):
+        for i in range(n):
             if self.frame[i] != self._request[i]:
                 return 0
-        if self._request[1] == WRITE_REGISTER and not self.echo:
-            return 0  # the reply to a write is its repetition
-        return 8
+        if self._writes and n == 8 and not self.echo:
+            return 0  # the reply to such a write is its repetition
+        return n
 
     def _expected(self, start):
-        return start + (8 if self._request[1] == WRITE_REGISTER else 5 + self.size)
+        return start + (8 if self._writes else 5 + self.size)
 
     def _match(self, i):
         # Does a reply to the request, good or an exception, begin at `i`?
@@ -229,7 +243,7 @@ class Master:
             return True
         if f[i + 1] != r[1]:
             return False
-        if r[1] == WRITE_REGISTER:
+        if self._writes:
             return f[i + 2] == r[2] and f[i + 3] == r[3]
         return f[i + 2] == self.size
 
@@ -252,7 +266,7 @@ class Master:
                 self.exception = f[i + 2]
                 self._finish(self._ticks(), self._gap_ms)
                 raise self._error(METER_EXCEPTION)
-            return i + (2 if self._request[1] == WRITE_REGISTER else 3)
+            return i + (2 if self._writes else 3)
         return -1
 
     async def transfer(self, address, function, register, count):

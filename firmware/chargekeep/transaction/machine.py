@@ -31,6 +31,7 @@ ENDING = "ending"  # withdrawn for good, waiting for the final register
 _FLOW_W = const(100)  # less than this is a car that sips or a meter's noise
 _SETTLE_MS = const(500)  # a contactor opens within 0.1 s; cars ramp down within the rest
 _FINAL_MS = const(3000)  # how long to wait for the register after withdrawing
+_FINAL_WH = const(15)  # what may come in between: two seconds of 25 kW
 _FEEDBACK_MS = const(500)  # a contactor may take this long to follow
 _LEAK_MS = const(5000)  # energy this long after withdrawing is a leak ...
 _LEAK_WH = const(5)  # ... from this much on
@@ -77,7 +78,7 @@ class Machine:
         checkpoint_s=10,
         checkpoint_wh=50,
         blind_wh=500,
-        gap_wh=1000,
+        gap_wh=200,
         resume_s=60,
         unattributed_wh=50,
     ):
@@ -112,6 +113,7 @@ class Machine:
         self._overload_ms = None
         self._throttled = False  # the actuator itself keeps the power limit
         self._reason = 0  # of the stop under way
+        self._stop_wh = None  # and the register at it, where it was fresh
         sampler.on_segment = self._segment
 
     # What others ask for
@@ -196,6 +198,7 @@ class Machine:
         self._withdraw()
         self._enter(ENDING)
         self._reason = reason
+        self._stop_wh = self._sampler.register_wh if self._sampler.age_ms() < _BLIND_MS else None
         self.transaction.stopping = trigger
         # Durable at once, so that a power cut from here on does not resume what was stopped.
         self._update(trigger, terms.EV_CONNECTED)
@@ -309,7 +312,10 @@ class Machine:
         sampler = self._sampler
         after = time.ticks_diff(sampler.read_ms, self._opened_ms)
         if sampler.samples and after >= _SETTLE_MS:
-            self._end(self._reason, sampler.register_wh)
+            register = sampler.register_wh
+            if self._stop_wh is not None and register - self._stop_wh > _FINAL_WH:
+                register = self._stop_wh  # a contactor that sticks is not the driver's
+            self._end(self._reason, register)
         elif self._for_ms() > _FINAL_MS:
             self._end(self._reason, self._last_wh())
 
@@ -502,7 +508,7 @@ class Machine:
             tx.offset_wh += old - new
             self._recorded_wh = new
         self._accounted_wh = new
-        self._opened_wh = None
+        self._opened_wh = self._stop_wh = None
         return True
 
     def _fault(self, code, detail):
