@@ -68,8 +68,8 @@ class Config:
     Raises CONFIG with the number of the setting at fault.
     """
 
-    def __init__(self, settings=None):
-        self.version = 0
+    def __init__(self, settings=None, version=0):
+        self.version = version
         settings = {} if settings is None else settings
         if type(settings) is not dict:
             raise ChargekeepError(errors.CONFIG, "no map")
@@ -83,6 +83,10 @@ class Config:
         for number in settings:
             if number not in known:
                 raise ChargekeepError(errors.CONFIG, "unknown setting %s" % number)
+
+    def __getattr__(self, name):
+        # Only what no setting is called gets here
+        raise AttributeError(name)
 
 
 def _valid(value, number, low, high):

@@ -31,14 +31,15 @@ _COMING = "allowlist.coming"  # header of the list that is being loaded into the
 _SLOT = "allowlist.slot%d"
 
 
-def parse(payload):
-    """`form.Object` of an allowlist header."""
-    listed = form.Object(payload, (_COUNT, _ROOT, _PAGES, _EXP))
-    listed.count = form.uint(listed.body[_COUNT])
-    listed.root = form.octets(listed.body[_ROOT], 32)
-    listed.pages = form.uint(listed.body[_PAGES], form.U16, 1)
-    listed.exp = form.uint(listed.body[_EXP])
-    return listed
+class Header(form.Object):
+    """What is signed of a list: `count` of entries, hash of page 0, number of pages, expiry."""
+
+    def __init__(self, payload):
+        super().__init__(payload, (_COUNT, _ROOT, _PAGES, _EXP))
+        self.count = form.uint(self.body[_COUNT])
+        self.root = form.octets(self.body[_ROOT], 32)
+        self.pages = form.uint(self.body[_PAGES], form.U16, 1)
+        self.exp = form.uint(self.body[_EXP])
 
 
 class Prover:

@@ -17,15 +17,16 @@ _EXP = const(12)
 _COUNT = {STOP: 1, UNLOCK_TRANSACTION: 1, REBOOT: 0, SET_LIMIT: 2, CLEAR_EXCEPTION: 1}
 
 
-def parse(payload):
-    """`form.Object` of a command with its `command`, `arguments` and `exp` (unix seconds)."""
-    listed = form.Object(payload, (_COMMAND, _ARGUMENTS, _EXP))
-    listed.command = form.uint(listed.body[_COMMAND])
-    if listed.command not in _COUNT:
-        form.fail("command")
-    count = _COUNT[listed.command]
-    listed.arguments = form.array(listed.body[_ARGUMENTS], count, count)
-    for argument in listed.arguments:
-        form.uint(argument)
-    listed.exp = form.uint(listed.body[_EXP])
-    return listed
+class Command(form.Object):
+    """`command`, `arguments` and `exp` (unix seconds)."""
+
+    def __init__(self, payload):
+        super().__init__(payload, (_COMMAND, _ARGUMENTS, _EXP))
+        self.command = form.uint(self.body[_COMMAND])
+        count = _COUNT.get(self.command)
+        if count is None:
+            form.fail("command")
+        self.arguments = form.array(self.body[_ARGUMENTS], count, count)
+        for argument in self.arguments:
+            form.uint(argument)
+        self.exp = form.uint(self.body[_EXP])

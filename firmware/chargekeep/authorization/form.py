@@ -18,7 +18,7 @@ def fail(detail, code=errors.OBJECT_FORM):
 def fields(value, required, optional=(), code=errors.OBJECT_FORM):
     """`value` must be a map with all `required` keys and no others but `optional` ones."""
     if type(value) is not dict:
-        fail("no map", code)
+        raise ChargekeepError(code, "no map")
     for key in required:
         if key not in value:
             fail("no %d" % key, code)
@@ -52,7 +52,7 @@ def octets(value, length, code=errors.OBJECT_FORM):
 def array(value, high, low=0, code=errors.OBJECT_FORM):
     """`value` must be an array of `low` to `high` items."""
     if type(value) is not list or not low <= len(value) <= high:
-        fail("array", code)
+        raise ChargekeepError(code, "array")
     return value
 
 

@@ -35,27 +35,26 @@ _STORED = _WHOLE + ("allowlist",)
 _COMING = "coming"  # in place of a kind: the allowlist that is being loaded
 
 
-def _parse_config(payload):
-    listed = form.Object(payload, (_BODY,))
-    listed.config = Config(listed.body[_BODY])
-    listed.config.version = listed.version
-    return listed
+class _Configuration(form.Object):
+    def __init__(self, payload):
+        super().__init__(payload, (_BODY,))
+        self.config = Config(self.body[_BODY], self.version)
 
 
-def _parse_time(payload):
-    listed = form.Object(payload, (_BODY,))
-    form.uint(listed.body[_BODY], low=1)
-    return listed
+class _TimeStatement(form.Object):
+    def __init__(self, payload):
+        super().__init__(payload, (_BODY,))
+        self.unix_s = form.uint(self.body[_BODY], low=1)
 
 
 _PARSE = {
-    "trust": trust_list.parse,
-    "allowlist": allowlist.parse,
-    "revocation": revocation.parse,
-    "tariff": tariff.parse,
-    "config": _parse_config,
-    "command": command.parse,
-    "time": _parse_time,
+    "trust": trust_list.TrustList,
+    "allowlist": allowlist.Header,
+    "revocation": revocation.RevocationList,
+    "tariff": tariff.Tariff,
+    "config": _Configuration,
+    "command": command.Command,
+    "time": _TimeStatement,
 }
 
 
@@ -68,16 +67,27 @@ class Objects:
     for each new command, `on_change(kind)` called after anything else took effect.
     """
 
-    def __init__(self, site, station, root_key, store, ledger, timebase, health):
+    def __init__(
+        self,
+        site,
+        station,
+        root_key,
+        store,
+        ledger,
+        timebase,
+        health,
+        on_command=None,
+        on_change=None,
+    ):
         self.site = site
         self.station = station
         self.trust = trust_list.Trust(root_key, timebase)
         self.allowlist = allowlist.Allowlist(store, _give_way)
         self.revocations = revocation.Revocations()
-        self.tariff = tariff.Tariff()
+        self.tariff = tariff.NoTariff
         self.config = Config()
-        self.on_command = None
-        self.on_change = None
+        self.on_command = on_command
+        self.on_change = on_change
         self.generation = 0  # counts trust lists: what was verified under another needs it again
         self._kids = {}  # issuer of each stored object in force
         self._store = store
@@ -193,12 +203,11 @@ class Objects:
         return True
 
     def _state_time(self, listed):
-        new = listed.body[_BODY]
-        old = self._timebase.state(new)
+        old = self._timebase.state(listed.unix_s)
         floor = self._timebase.floor()
         if floor > self._ledger.counter(_TIME_FLOOR):
             self._ledger.advance(_TIME_FLOOR, floor)
-        self._ledger.append(_CLOCK_SET, [old, new, SOURCE_STATEMENT])
+        self._ledger.append(_CLOCK_SET, [old, listed.unix_s, SOURCE_STATEMENT])
 
     def _finish(self, kind, listed):
         content_type, counter = _KINDS[kind]
@@ -219,7 +228,7 @@ class Objects:
         elif kind == "revocation":
             self.revocations = revocation.Revocations(listed)
         elif kind == "tariff":
-            self.tariff = tariff.Tariff(listed)
+            self.tariff = listed
         elif kind == "config":
             self.config = listed.config
 
@@ -238,7 +247,7 @@ class Objects:
                 elif kind == _COMING:
                     self.allowlist.forget_coming()
                 elif kind == "tariff":
-                    self.tariff = tariff.Tariff()
+                    self.tariff = tariff.NoTariff
                 elif kind == "config":
                     self.config = Config()
 

@@ -62,7 +62,7 @@ class Decision:
         self.tariff_id = 0
         self.tariff_version = 0
         self.hearsay = False
-        self.versions = ()
+        self.versions = (0, 0, 0, 0)
         self.quality = 0
 
     @property

@@ -12,27 +12,35 @@ _HASH_BYTES = const(16)
 _MAX = const(1024)
 
 
-def parse(payload):
-    """`form.Object` of a revocation list, with both lists checked: sorted, no duplicates."""
-    listed = form.Object(payload, (_CTIS, _HASHES))
-    for key, length in ((_CTIS, _CTI_BYTES), (_HASHES, _HASH_BYTES)):
-        last = b""
-        for item in form.array(listed.body[key], _MAX):
-            if form.octets(item, length) <= last:
-                form.fail("order")
-            last = item
-    return listed
+class RevocationList(form.Object):
+    """`ctis` and `hashes`, each sorted and joined."""
+
+    def __init__(self, payload):
+        super().__init__(payload, (_CTIS, _HASHES))
+        self.ctis = _joined(self.body[_CTIS], _CTI_BYTES)
+        self.hashes = _joined(self.body[_HASHES], _HASH_BYTES)
 
 
 class Revocations:
+    """What `listed`, a `RevocationList`, revokes; without one nothing."""
+
     def __init__(self, listed=None):
         self.version = listed.version if listed else 0
-        self._ctis = b"".join(listed.body[_CTIS]) if listed else b""
-        self._hashes = b"".join(listed.body[_HASHES]) if listed else b""
+        self._ctis = listed.ctis if listed else b""
+        self._hashes = listed.hashes if listed else b""
 
     def revoked(self, cti, id_hash):
         """Is the token `cti` (or None) or the IdToken of `id_hash` revoked?"""
         return (cti is not None and _holds(self._ctis, cti)) or _holds(self._hashes, id_hash)
+
+
+def _joined(items, length):
+    last = b""
+    for item in form.array(items, _MAX):
+        if form.octets(item, length) <= last:
+            form.fail("order")
+        last = item
+    return b"".join(items)
 
 
 def _holds(packed, item):

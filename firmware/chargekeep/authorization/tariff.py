@@ -12,24 +12,21 @@ _PER_HOUR = const(13)
 _PER_START = const(14)
 
 
-def parse(payload):
-    """`form.Object` of a tariff."""
-    listed = form.Object(payload, (_ID, _CURRENCY, _PER_KWH, _PER_HOUR, _PER_START))
-    form.uint(listed.body[_ID], low=1)
-    form.text(listed.body[_CURRENCY], 3, 3)
-    for key in (_PER_KWH, _PER_HOUR, _PER_START):
-        form.uint(listed.body[key])
-    return listed
+class NoTariff:
+    """Stands where no tariff is in force."""
+
+    version = 0
+    id = 0
+    currency = per_kwh = per_hour = per_start = None
 
 
-class Tariff:
-    """Prices in 1/10000 of the currency unit. Without a tariff: id and version 0, no prices."""
+class Tariff(form.Object):
+    """Prices in 1/10000 of the currency unit."""
 
-    def __init__(self, listed=None):
-        body = listed.body if listed else {}
-        self.version = listed.version if listed else 0
-        self.id = body.get(_ID, 0)
-        self.currency = body.get(_CURRENCY)
-        self.per_kwh = body.get(_PER_KWH)
-        self.per_hour = body.get(_PER_HOUR)
-        self.per_start = body.get(_PER_START)
+    def __init__(self, payload):
+        super().__init__(payload, (_ID, _CURRENCY, _PER_KWH, _PER_HOUR, _PER_START))
+        self.id = form.uint(self.body[_ID], low=1)
+        self.currency = form.text(self.body[_CURRENCY], 3, 3)
+        self.per_kwh = form.uint(self.body[_PER_KWH])
+        self.per_hour = form.uint(self.body[_PER_HOUR])
+        self.per_start = form.uint(self.body[_PER_START])

@@ -35,20 +35,22 @@ def kid_of(public_key):
     return hashlib.sha256(public_key).digest()[:4]
 
 
-def parse(payload):
-    """`form.Object` of a trust list: issuers as `[kid, key, scope, nbf, exp]`, revoked kids."""
-    listed = form.Object(payload, (_ISSUERS, _REVOKED))
-    kids = set()
-    for issuer in form.array(listed.body[_ISSUERS], _MAX_ISSUERS):
-        kid, key, scope, nbf, exp = form.array(issuer, 5, 5)
-        if kid != kid_of(form.octets(key, 32)) or kid in kids:
-            form.fail("kid")
-        kids.add(kid)
-        form.uint(scope, _SCOPE_ALL)
-        form.uint(exp, low=form.uint(nbf) + 1)
-    for kid in form.array(listed.body[_REVOKED], _MAX_REVOKED):
-        form.octets(kid, 4)
-    return listed
+class TrustList(form.Object):
+    """`issuers`: by kid `[kid, key, scope, nbf, exp]`; `revoked` kids."""
+
+    def __init__(self, payload):
+        super().__init__(payload, (_ISSUERS, _REVOKED))
+        self.issuers = {}
+        for issuer in form.array(self.body[_ISSUERS], _MAX_ISSUERS):
+            kid, key, scope, nbf, exp = form.array(issuer, 5, 5)
+            if kid != kid_of(form.octets(key, 32)) or kid in self.issuers:
+                form.fail("kid")
+            form.uint(scope, _SCOPE_ALL)
+            form.uint(exp, low=form.uint(nbf) + 1)
+            self.issuers[kid] = issuer
+        self.revoked = form.array(self.body[_REVOKED], _MAX_REVOKED)
+        for kid in self.revoked:
+            form.octets(kid, 4)
 
 
 class Trust:
@@ -62,10 +64,10 @@ class Trust:
         self._revoked = ()
 
     def use(self, listed):
-        """Replace all issuers by those of `listed`, what `parse` returned."""
+        """Replace all issuers by those of `listed`, a `TrustList`."""
         self.version = listed.version
-        self._issuers = {issuer[0]: issuer for issuer in listed.body[_ISSUERS]}
-        self._revoked = tuple(listed.body[_REVOKED])
+        self._issuers = listed.issuers
+        self._revoked = listed.revoked
 
     def key_for(self, kid, content_type, stored=False):
         """Public key of `kid` for a message of `content_type`.

@@ -6,14 +6,11 @@ import json
 import sys
 from binascii import a2b_base64
 
-from chargekeep import board, errors, identity
-from chargekeep.authorization.trust import Trust
+from chargekeep import board, errors
 from chargekeep.errors import ChargekeepError
-from chargekeep.ledger.ring import Ledger
-from chargekeep.store import Store
-from chargekeep.timebase import Timebase
 from chargekeep.update import manifest, slots
 from chargekeep.update.stage import Stage
+from chargekeep.workshop import Workshop
 
 try:
     from deflate import RAW, DeflateIO
@@ -22,31 +19,22 @@ except ImportError:
 
 _stage = None
 _listed = None
-_mounted = None
+_workshop = None
 
 
-def _station():
-    """`(identity, trust, ledger, timebase, board)` of the station this board is."""
-    global _mounted
-    if _mounted is None:
-        from chargekeep.authorization import trust as trust_list
-        from chargekeep.credential import cose
+def _open():
+    global _workshop
+    if _workshop is None:
+        _workshop = Workshop(board.open_board())
+    return _workshop
 
-        the_board = board.open_board()
-        store = Store(the_board.storage())
-        here = identity.load(store)
-        if here is None:
-            raise ChargekeepError(errors.SECRET, "no station yet")
-        timebase = Timebase()
-        ledger = Ledger(the_board.ledger_device(), None, timebase, store)
-        ledger.mount()
-        timebase.start(ledger.counter(0), ledger.counter(2))
-        trust = Trust(here.root_key, timebase)
-        data = store.read("trust")
-        if data is not None:
-            trust.use(trust_list.parse(cose.open_sign1(data, cose.TRUST_LIST, trust.key_for)))
-        _mounted = here, trust, ledger, the_board
-    return _mounted
+
+def _verified(data):
+    # The manifest, proven to be signed, and to be for this station and board.
+    here = _open()
+    listed = manifest.open_signed(data, here.objects.trust.key_for)
+    manifest.check(listed, here.identity.site, here.identity.station, here.board.name)
+    return listed
 
 
 def hello():
@@ -64,11 +52,9 @@ def begin(data):
     global _stage, _listed
     if slots.on_trial():
         raise ChargekeepError(errors.UPDATE_TRIAL)  # the other slot is what it falls back to
-    here, trust, ledger, the_board = _station()
     data = a2b_base64(data)
-    _listed = manifest.open_signed(data, trust.key_for)
-    manifest.check(_listed, here.site, here.station, the_board.name)
-    floor = ledger.counter(manifest.COUNTER)
+    _listed = _verified(data)
+    floor = _open().ledger.counter(manifest.COUNTER)
     if _listed.version < floor:
         raise ChargekeepError(errors.VERSION_ROLLBACK, "%d < %d" % (_listed.version, floor))
     if _installed() == data:
@@ -112,10 +98,8 @@ def finish():
 
 def adopt(data):
     """Prove the running slot, which was uploaded before there was a station to verify it."""
-    here, trust, _, the_board = _station()
     data = a2b_base64(data)
-    listed = manifest.open_signed(data, trust.key_for)
-    manifest.check(listed, here.site, here.station, the_board.name)
+    listed = _verified(data)
     Stage(listed, data, slots.running()).finish()
     return {"slot": slots.running(), "version": listed.version}
 
