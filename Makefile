@@ -15,7 +15,7 @@ setup:  ## make .venv and install what the other targets need
 	$(SETUP)
 
 demo: setup  ## the whole story on this machine, offline charge to bill (ARGS=--keep leaves it running)
-	$(PY) -m chargekeep_tools.sim.demo $(ARGS)
+	.venv/bin/chargekeep sim demo $(ARGS)
 
 test: check  ## all checks and all tests (under 10 minutes on 2 cores); what CI runs
 	$(PYTEST) $(ARGS)

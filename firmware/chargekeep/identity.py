@@ -5,31 +5,31 @@ from chargekeep import cbor, errors
 from chargekeep.errors import ChargekeepError
 
 _FILE = "identity"
-_KEYS = (
-    ("site", 1, str),
-    ("station", 2, str),
-    ("evse_id", 3, int),
-    ("root_key", 4, bytes),  # the operator's root public key, 32 bytes
-    ("seed", 5, bytes),  # this device's Ed25519 seed, 32 bytes
-    ("site_key", 6, bytes),  # keys the IdToken hashes, 32 bytes
-    ("log_id", 7, bytes),  # 16 bytes
-)
-_LENGTHS = {"root_key": 32, "seed": 32, "site_key": 32, "log_id": 16}
 
 
 class Identity:
-    """Attributes: site, station (str), evse_id (int), root_key, seed, site_key, log_id (bytes)."""
+    """Raises SECRET unless site and station are str, evse_id is int, and the rest bytes."""
 
-    def __init__(self, **values):
-        for name, _, kind in _KEYS:
-            value = values.get(name)
-            if not isinstance(value, kind) or (name in _LENGTHS and len(value) != _LENGTHS[name]):
-                raise ChargekeepError(errors.SECRET, "identity: " + name)
-            setattr(self, name, value)
+    def __init__(self, site, station, evse_id, root_key, seed, site_key, log_id):
+        self.site = site
+        self.station = station
+        self.evse_id = evse_id
+        self.root_key = root_key  # the operator's root public key, 32 bytes
+        self.seed = seed  # this device's Ed25519 seed, 32 bytes
+        self.site_key = site_key  # keys the IdToken hashes, 32 bytes
+        self.log_id = log_id  # 16 bytes
+        if type(site) is not str or type(station) is not str or type(evse_id) is not int:
+            raise ChargekeepError(errors.SECRET, "identity: form")
+        for secret, size in ((root_key, 32), (seed, 32), (site_key, 32), (log_id, 16)):
+            if type(secret) is not bytes or len(secret) != size:
+                raise ChargekeepError(errors.SECRET, "identity: key")
 
 
 def save(store, identity):
-    store.write(_FILE, cbor.dumps({key: getattr(identity, name) for name, key, _ in _KEYS}))
+    """Keep `identity`, durable on return."""
+    me = identity
+    fields = (me.site, me.station, me.evse_id, me.root_key, me.seed, me.site_key, me.log_id)
+    store.write(_FILE, cbor.dumps({i + 1: fields[i] for i in range(len(fields))}))
 
 
 def load(store):
@@ -38,7 +38,7 @@ def load(store):
     if data is None:
         return None
     try:
-        values = cbor.loads(data)
-        return Identity(**{name: values[key] for name, key, _ in _KEYS})
+        fields = cbor.loads(data)
+        return Identity(*[fields[i] for i in range(1, 8)])
     except (ChargekeepError, TypeError, KeyError, IndexError) as e:
         raise ChargekeepError(errors.SECRET, "identity: %s" % e)

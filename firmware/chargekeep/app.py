@@ -1,0 +1,366 @@
+# Wires the parts into a charger; the only module that knows them all. Start-up goes from what is
+# trusted most to what is trusted least: flash, identity, the operator's objects, a transaction
+# that a power cut interrupted, and only then the network. Nothing here waits for the network.
+
+import asyncio
+import gc
+import hashlib
+import json
+import time
+
+from micropython import const
+
+from chargekeep import __version__, cbor, errors, health, identity
+from chargekeep.authorization import command
+from chargekeep.authorization.objects import Objects
+from chargekeep.authorization.policy import Policy
+from chargekeep.authorization.spent import Spent
+from chargekeep.board import open_board
+from chargekeep.credential import ed25519
+from chargekeep.errors import ChargekeepError
+from chargekeep.ledger.ring import Ledger
+from chargekeep.metering import sdm630
+from chargekeep.metering.meter import ModbusMeter
+from chargekeep.metering.modbus import Master
+from chargekeep.metering.sampler import Sampler
+from chargekeep.reader import LineReader
+from chargekeep.store import Store
+from chargekeep.supervisor import Supervisor
+from chargekeep.sync.inbox import Inbox
+from chargekeep.sync.mqtt import MqttClient
+from chargekeep.sync.outbox import Outbox
+from chargekeep.sync.wifi import Wifi
+from chargekeep.timebase import Timebase
+from chargekeep.transaction import terms
+from chargekeep.transaction.machine import Machine
+from chargekeep.transaction.relay import Relay
+
+_CONNECTOR = const(1)
+_TICK_MS = const(250)
+_HOUSEKEEPING_MS = const(1000)
+_NEWS_MS = const(2000)
+_RESERVE_SLOTS = const(120)  # with fewer free slots the station calls itself degraded
+_FLOOR_STEP_S = const(900)  # how much known time may be lost with the power
+
+_BOOTS = const(0)  # ledger counters, FORMATS.md section 4
+_TIME_FLOOR = const(2)
+_BOOT = const(1)  # record types
+_REFUSED = const(6)
+
+_SSID = const(1)  # keys of the file `network`
+_WIFI_PASSWORD = const(2)
+_HOST = const(3)
+_PORT = const(4)
+_USER = const(5)
+_PASSWORD = const(6)
+
+
+class App:
+    """A commissioned station on `board`. `run` serves until the board restarts.
+
+    Raises CONFIG where the board was never commissioned, LEDGER_* where its log cannot be used.
+    """
+
+    def __init__(self, board):
+        self.board = board
+        self.health = health.Health()
+        store = Store(board.storage())
+        me = self.identity = identity.load(store)
+        if me is None:
+            raise ChargekeepError(errors.CONFIG, "not commissioned")
+        self.timebase = Timebase()
+        self.ledger = Ledger(board.ledger_device(), None, self.timebase, store)
+        self.ledger.mount()
+        self._boot()
+        self.objects = Objects(
+            me.site, me.station, me.root_key, store, self.ledger, self.timebase, self.health
+        )
+        self.objects.on_command = self._on_command
+        self.objects.on_change = self._on_change
+        self.policy = Policy(self.objects, Spent(store, self.timebase), self.timebase, me.site_key)
+        self._wire_charging()
+        self._wire_network(cbor.loads(store.read("network") or b"\xa0"))
+        self.supervisor = Supervisor(board.watchdog(), self.health, time.ticks_ms, time.ticks_diff)
+        self._ticks = 0
+        self._heap_peak = 0
+        self._told = None  # what the last status said: state, news, ticks
+
+    def _boot(self):
+        ledger = self.ledger
+        boot_id = ledger.counter(_BOOTS) + 1
+        ledger.advance(_BOOTS, boot_id)
+        self.timebase.start(boot_id, ledger.counter(_TIME_FLOOR))
+        hint = self.board.time_hint()
+        if hint:
+            self.timebase.hint(hint)
+        ledger.append(_BOOT, [self.board.reset_cause(), __version__])
+
+    def _wire_charging(self):
+        board = self.board
+        wiring = board.wiring["meter"]
+        master = Master(board.uart("meter"), wiring.get("baudrate", sdm630.BAUDRATE))
+        meter = ModbusMeter(master, sdm630, wiring.get("address", 1))
+        self.sampler = Sampler(meter, self.health)
+        self.machine = Machine(
+            self.identity.evse_id,
+            _CONNECTOR,
+            self.ledger,
+            self.sampler,
+            Relay(board.pin("relay"), board.pin("feedback")),
+            self.timebase,
+            self.health,
+            on_begin=self._on_begin,
+            on_used=self.policy.use,
+            may_resume=self._may_resume,
+        )
+        self.reader_uart = board.uart("reader")
+        self.reader = LineReader(self.reader_uart, self.health)
+
+    def _wire_network(self, settings):
+        me = self.identity
+        seed = me.seed
+        kid = hashlib.sha256(ed25519.public_key(seed)).digest()[:4]
+        host, port = settings.get(_HOST), settings.get(_PORT)
+        count = self.health.count
+        self.client = MqttClient(
+            lambda: asyncio.open_connection(host, port),
+            me.station,
+            count,
+            user=settings.get(_USER),
+            password=settings.get(_PASSWORD),
+        )
+        self.outbox = Outbox(
+            self.client,
+            self.ledger,
+            me.site,
+            me.station,
+            kid,
+            lambda message: ed25519.sign(seed, message),
+            self.objects.open_acknowledgement,
+            count,
+        )
+        self.client.will = self.outbox.will
+        handlers = {"ack": self.outbox.acknowledged, "allowlist": self._on_allowlist}
+        for kind in ("trust", "revocation", "tariff", "config", "command", "time"):
+            handlers[kind] = self._accept(kind)
+        self.inbox = Inbox(self.client, me.site, me.station, handlers, count)
+        self._chunk = None  # topic levels of the allowlist chunk that is subscribed to
+        interface = self.board.network()
+        self.wifi = interface and Wifi(
+            interface, settings.get(_SSID), settings.get(_WIFI_PASSWORD), count
+        )
+        self._networked = host is not None
+
+    # What the parts ask of each other
+
+    def _on_begin(self, decision, tx_id):
+        self.policy.begin(decision, self.identity.evse_id, tx_id)
+
+    def _may_resume(self, transaction):
+        if self.policy.revoked(transaction.cti, transaction.id_hash):
+            return False
+        self.policy.resume(self.identity.evse_id, transaction.id_hash)
+        return True
+
+    def _accept(self, kind):
+        async def handler(data):
+            await self.objects.accept(kind, data)
+
+        return handler
+
+    async def _on_allowlist(self, data, *levels):
+        try:
+            if levels:
+                version, n = levels
+                await self.objects.accept_chunk(int(version), int(n), data)
+            else:
+                await self.objects.accept("allowlist", data)
+        except ValueError:
+            raise ChargekeepError(errors.SYNC_TOPIC, "allowlist")
+        finally:
+            await self._follow_chunk()
+
+    async def _follow_chunk(self):
+        wanted = self.objects.wanted()
+        levels = wanted and "allowlist/%d/%d" % wanted
+        if levels != self._chunk:
+            if self._chunk:
+                await self.inbox.unfollow(self._chunk)
+            self._chunk = levels
+            if levels:
+                await self.inbox.follow(levels)
+
+    def _on_change(self, kind):
+        machine, config = self.machine, self.objects.config
+        transaction = machine.transaction
+        if kind == "revocation" and transaction and config.stop_tx_on_invalid_id:
+            if self.policy.revoked(transaction.cti, transaction.id_hash):
+                machine.stop(terms.STOPPED_DEAUTHORIZED, terms.DEAUTHORIZED)
+
+    async def _on_command(self, order, arguments):
+        machine = self.machine
+        if order in (command.STOP, command.UNLOCK_TRANSACTION):
+            if arguments[0] == self.identity.evse_id and machine.transaction:
+                machine.stop()
+        elif order == command.REBOOT:
+            self.board.reset()
+        elif order == command.CLEAR_EXCEPTION:
+            machine.clear()
+
+    # The driver plane
+
+    async def _serve_drivers(self):
+        while True:
+            presented = await self.reader.read()
+            answer = await self._present(presented)
+            self.reader_uart.write(answer + b"\r\n")
+
+    async def _present(self, presented):
+        """One line for the reader's display: what became of the credential."""
+        machine = self.machine
+        decision = await self.policy.decide(presented, self.identity.evse_id, _CONNECTOR)
+        try:
+            if not decision.accepted:
+                raise ChargekeepError(decision.code)
+            if machine.present(decision):
+                return b"ACCEPTED %d" % machine.transaction.id
+            return b"STOPPED %d %d Wh" % (machine.transaction.id, machine.info()["energy_wh"])
+        except ChargekeepError as e:
+            self.health.count(e.code, decision.status)
+            body = [e.code, decision.id_hash, decision.cti, decision.kid]
+            self.ledger.append(_REFUSED, body)
+            return b"REFUSED E%d %s" % (e.code, decision.status.encode())
+
+    async def _serve_machine(self):
+        machine = self.machine
+        evse_id = self.identity.evse_id
+        running = machine.transaction
+        while True:
+            machine.tick()
+            if running and not machine.transaction:
+                self.policy.end(evse_id)
+                self.outbox.wake()
+            running = machine.transaction
+            self._ticks += 1
+            await asyncio.sleep_ms(_TICK_MS)
+
+    # Housekeeping
+
+    async def _housekeep(self):
+        sampled = -1
+        while True:
+            await asyncio.sleep_ms(_HOUSEKEEPING_MS)
+            if self.sampler.samples != sampled:  # the next reading is most of a second away
+                sampled = self.sampler.samples
+                self.ledger.maintain()
+            floor = self.timebase.floor()
+            if floor - self.ledger.counter(_TIME_FLOOR) >= _FLOOR_STEP_S:
+                self.ledger.advance(_TIME_FLOOR, floor)
+            self._heap_peak = max(self._heap_peak, gc.mem_alloc())
+            gc.collect()
+            self._report()
+
+    def _report(self):
+        # A change of state is told at once, other news soon, and nothing new at the interval
+        # that the operator set.
+        state, why = self.state()
+        machine = self.machine
+        news = sum(self.health.errors.values()), self.ledger.backlog == 0, self.versions()
+        now = time.ticks_ms()
+        quiet_ms = 1000 * self.objects.config.status_interval_s
+        if self._told and (state, why, machine.state) == self._told[0]:
+            if news != self._told[1]:
+                quiet_ms = _NEWS_MS
+            if time.ticks_diff(now, self._told[2]) < quiet_ms:
+                return
+        self._told = ((state, why, machine.state), news, now)
+        text = json.dumps(self.status(state, why))
+        print(text)
+        self.outbox.status(text.encode())
+
+    def state(self):
+        """`(state, reasons)` as health.py defines them."""
+        machine, objects = self.machine, self.objects
+        reasons = health.reasons(
+            self.sampler.age_ms() if self.sampler.samples else None,
+            self.timebase.quality,
+            bool(objects.missing()),
+            self.ledger.free_slots,
+            _RESERVE_SLOTS,
+        )
+        unsafe = machine.unsafe
+        if unsafe:
+            reasons.insert(0, "unsafe_%d" % unsafe)
+        return health.assess(self.client.connected, unsafe, reasons), reasons
+
+    def status(self, state, reasons):
+        """The status message: what an operator needs to know, as a dict for JSON."""
+        ledger = self.ledger
+        last = self.health.last
+        return {
+            "status": state,
+            "reasons": reasons,
+            "station": self.identity.station,
+            "firmware": __version__,
+            "boot": self.timebase.boot_id,
+            "uptime_s": self.timebase.uptime_s(),
+            "time": self.timebase.now(),
+            "time_quality": self.timebase.quality,
+            "evse": self.machine.state,
+            "transaction": self.machine.info(),
+            "register_wh": self.sampler.register_wh,
+            "meter_age_ms": self.sampler.age_ms(),
+            "versions": self.versions(),
+            "backlog": ledger.backlog,
+            "free_slots": ledger.free_slots,
+            "erases": ledger.erases,
+            "errors": {str(code): n for code, n in self.health.errors.items()},
+            "last_error": last and "E%d %s" % last,
+            "heap_used": gc.mem_alloc(),
+            "heap_peak": self._heap_peak,
+            "heap_free": gc.mem_free(),
+        }
+
+    def versions(self):
+        """What is in force of each signed object; 0: none."""
+        objects = self.objects
+        header = objects.allowlist.header
+        return {
+            "trust": objects.trust.version,
+            "allowlist": header.version if header else 0,
+            "revocation": objects.revocations.version,
+            "tariff": objects.tariff.version,
+            "config": objects.config.version,
+        }
+
+    async def run(self):
+        """Serve for ever."""
+        await self.objects.load()
+        self.machine.resume()
+        supervisor = self.supervisor
+        supervisor.add("sampler", self.sampler.run)
+        supervisor.add("machine", self._serve_machine)
+        supervisor.add("drivers", self._serve_drivers)
+        supervisor.add("housekeeping", self._housekeep)
+        supervisor.watch("sampler", lambda: self.sampler.cycles, 15_000)
+        supervisor.watch("machine", lambda: self._ticks, 5_000)
+        if self._networked:
+            await self.inbox.start()
+            await self._follow_chunk()
+            supervisor.add("mqtt", self.client.run)
+            supervisor.add("outbox", self.outbox.run)
+            if self.wifi:
+                supervisor.add("wifi", self.wifi.run)
+        await supervisor.run()
+
+
+def main():
+    """Run the station this board is; without one, say so and return to the REPL."""
+    gc.collect()  # what importing left behind would scatter what stays
+    gc.threshold(gc.mem_free() // 4)
+    try:
+        app = App(open_board())
+    except ChargekeepError as e:
+        print(json.dumps({"status": health.UNSAFE, "last_error": str(e)}))
+        return
+    asyncio.run(app.run())

@@ -1,0 +1,38 @@
+"""Simulated parts to try things with: the demo, or a meter alone."""
+
+import time
+from typing import Annotated
+
+import typer
+
+from chargekeep_tools.options import new_app
+from chargekeep_tools.sim import demo as demos
+from chargekeep_tools.sim.meter import FAMILIES, SimMeter
+
+app = new_app("Run a simulated charger and meter.")
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything running.")] = False,
+) -> None:
+    """Play the whole story: provision, charge offline, power cut, sync, bill."""
+    raise typer.Exit(demos.run(keep))
+
+
+@app.command()
+def meter(
+    family: Annotated[str, typer.Option(help=f"One of: {', '.join(FAMILIES)}.")] = "sdm630",
+    watts: Annotated[int, typer.Option(min=0, help="Load.")] = 11_000,
+    address: Annotated[int, typer.Option(min=1, max=247, help="Modbus address.")] = 1,
+    baudrate: Annotated[int, typer.Option(help="Speed of the line.")] = 9600,
+) -> None:
+    """Play an energy meter on a pseudo-terminal until Ctrl-C."""
+    with SimMeter(family=family, power_w=watts, address=address, baudrate=baudrate) as played:
+        print(f"{family} at address {address}, {baudrate} baud: {played.path}", flush=True)
+        try:
+            while True:
+                time.sleep(10)
+                print(f"{played.wh:.1f} Wh, {played.requests} requests", flush=True)
+        except KeyboardInterrupt:
+            pass
