@@ -215,3 +215,33 @@ def test_acknowledgement_key_needs_its_scope(tmp_path):
     host.home.save_key(record | {"scope": keys.ALL_SCOPES & ~64})
     with pytest.raises(Exception, match="no issuer key"):
         host.restart()
+
+
+def test_commands(host, monkeypatch, capsys):
+    import json
+
+    from chargekeep_tools.cli import main
+
+    charger = host.add(Charger("cp-1"))
+    charger.charge(1000)
+    charger.start(tariff=(7, 99))
+    charger.stop()
+    charger.update()
+    host.give(charger, *charger.batches())
+
+    def run(*words):
+        home = ["--home", str(host.home.root), "--database", host.url]
+        monkeypatch.setattr("sys.argv", ["chargekeep", "reconcile", *words, *home])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+        return capsys.readouterr().out
+
+    assert "1000" in run("bill") and "cp-1" in run("status")
+    assert json.loads(run("bill", "--json", "--tx", "1"))[0]["total"] == "0.6100"
+    assert json.loads(run("status", "--json"))["exceptions"] == 1
+    assert "unknown_tariff" in run("exceptions", "list")
+    run("exceptions", "resolve", "free of charge", "--where", "kind=unknown_tariff")
+    assert json.loads(run("exceptions", "list", "--json")) == []
+    assert "records projected" in run("rebuild")
+    assert json.loads(run("exceptions", "list", "--json", "--resolved"))[0]["note"]

@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from sqlalchemy import event
 
 from chargekeep_tools import wire
 from chargekeep_tools.reconcile.schema import (
@@ -55,7 +56,7 @@ def connect(url: str) -> sa.Engine:
     engine = sa.create_engine(url)
     if engine.dialect.name == "sqlite":
 
-        @sa.event.listens_for(engine, "connect")
+        @event.listens_for(engine, "connect")
         def durable(connection: Any, _: Any) -> None:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
@@ -92,8 +93,9 @@ class Store:
             row = connection.execute(sa.select(*columns).where(*where)).one_or_none()
             if row is None:
                 link = genesis(log_id)
-                result = connection.execute(
-                    logs.insert().values(
+                number = connection.execute(
+                    logs.insert()
+                    .values(
                         site=site,
                         station=station,
                         log_id=log_id,
@@ -101,8 +103,9 @@ class Store:
                         head_link=link,
                         projected_seq=0,
                     )
-                )
-                found = Log(result.inserted_primary_key[0], site, station, log_id, 0, link)
+                    .returning(logs.c.id)
+                ).scalar_one()
+                found = Log(number, site, station, log_id, 0, link)
             else:
                 found = Log(*row)
             self._logs[(site, station, log_id)] = found

@@ -19,7 +19,7 @@ from chargekeep_tools.wire import WireError
 SLOT = 64
 _PAYLOAD = 48
 _LINKED = 52  # bytes of a slot that its link covers
-_JOINED, _MOVED, _TYPE = 0x40, 0x80, 0x3F
+_JOINED, _MOVED, _TYPE = 0x60, 0x80, 0x1F  # "joined": repeated as well
 _FIRST, _LAST, _LENGTH = 0x40, 0x80, 0x3F
 _MAX_SEQ = 0xFFFFFF00
 _MAX_SECTOR = 1 << 20  # 120 years of a record a minute; each costs a key

@@ -17,6 +17,7 @@ import paho.mqtt.client as mqtt
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from paho.mqtt.enums import CallbackAPIVersion
+from sqlalchemy.exc import OperationalError
 
 from chargekeep_tools import wire
 from chargekeep_tools.codes import Exit, ToolError
@@ -219,7 +220,7 @@ class MqttSource:
             group, self.messages = self.messages, []
             try:
                 reconciler.take(group)
-            except sa.exc.OperationalError as error:
+            except OperationalError as error:
                 # Nothing was acknowledged: the broker keeps the messages for the next connection.
                 log_.error("database: %s", error)
                 self.client.disconnect()
@@ -241,4 +242,4 @@ class MqttSource:
             if session == self._session:
                 client.ack(mid, qos)
 
-        self.messages.append(Message(message.topic, message.payload, done))
+        self.messages.append(Message(message.topic, bytes(message.payload), done))

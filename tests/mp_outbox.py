@@ -1,0 +1,230 @@
+# What the outbox sends, when it sends it again, and what alone frees flash.
+import asyncio
+
+from mqtt_broker import Broker, Counts, accept, split_publish, until
+
+from chargekeep import cbor, errors
+from chargekeep.credential import cose
+from chargekeep.errors import ChargekeepError
+from chargekeep.sync.mqtt import MqttClient
+from chargekeep.sync.outbox import Outbox
+
+SITE, NAME = "depot", "cp-1"
+
+
+class FakeLedger:
+    """The contract of the ledger with slots of one byte's worth: slot n is n in every byte."""
+
+    log_id = b"L" * 16
+
+    def __init__(self, head):
+        self.head_seq = head
+        self.acknowledged = 0
+        self.lost = ()
+
+    def batch(self, after, max_bytes):
+        first = after + 1
+        while first in self.lost:
+            first += 1
+        last = first - 1
+        while last < self.head_seq and (last - first + 2) * 64 <= max_bytes:
+            if last + 1 in self.lost:
+                break
+            last += 1
+        if last < first:
+            return None
+        slots = bytearray()
+        for seq in range(first, last + 1):
+            slots.extend(bytes([seq & 255]) * 64)
+        return first, link(first - 1), [[1, 0, slots]]
+
+    def acknowledge(self, log_id, seq, its_link):
+        if log_id != self.log_id or its_link != link(seq) or seq > self.head_seq:
+            raise ChargekeepError(errors.LEDGER_ACKNOWLEDGEMENT)
+        self.acknowledged = seq
+
+
+def link(seq):
+    return bytes([seq & 255]) * 8
+
+
+class Station:
+    def __init__(self, head, script=None, answer=True, **options):
+        self.ledger = FakeLedger(head)
+        self.answer = answer
+        self.sent = []  # (link number, first, last, follows)
+        self.topics = []
+        self.broker = Broker(script or self.script)
+        self.count = Counts()
+        self.client = MqttClient(
+            self.broker.open, NAME, self.count, timeout_ms=500, backoff_ms=(10, 20)
+        )
+        for name, value in (("poll_ms", 20), ("max_bytes", 640), ("ack_timeout_ms", 200)):
+            options.setdefault(name, value)
+        self.outbox = Outbox(
+            self.client,
+            self.ledger,
+            SITE,
+            NAME,
+            b"kid!",
+            lambda message: b"s" * 64,
+            self.open_ack,
+            self.count,
+            **options,
+        )
+
+    async def open_ack(self, data):
+        log_id, seq, its_link = cbor.loads(data)
+        return log_id, seq, its_link
+
+    def script(self, here, data):
+        self.record(here, data)
+        return accept(here, data)
+
+    def record(self, here, data):
+        if data[0] & 0xF0 != 0x30:
+            return
+        header, topic, _, payload = split_publish(data)
+        self.topics.append((topic, header & 1, payload))
+        if "/log/" not in topic:
+            return
+        kind, kid, _, body, signature = cose.parse(payload)
+        assert (kind, kid, signature) == (65011, b"kid!", b"s" * 64)
+        body = cbor.loads(body)
+        assert (body[2], body[3], body[10]) == (SITE, NAME, b"L" * 16)
+        assert body[12] == link(body[11] - 1)
+        last = body[11] - 1 + sum([len(run[2]) for run in body[13]]) // 64
+        self.sent.append((here.number, body[11], last, body.get(14)))
+        if self.answer:
+            self.task = asyncio.create_task(self.acknowledge(last))
+
+    async def acknowledge(self, seq, log_id=b"L" * 16, its_link=None):
+        await self.outbox.acknowledged(cbor.dumps([log_id, seq, its_link or link(seq)]))
+
+    async def start(self):
+        self.tasks = [
+            asyncio.create_task(self.client.run()),
+            asyncio.create_task(self.outbox.run()),
+        ]
+        await asyncio.wait_for_ms(self.client.wait_connected(), 2000)
+        return self
+
+
+async def test_drains_in_order_and_once():
+    station = await Station(95).start()
+    await until(lambda: station.ledger.acknowledged == 95)
+    assert station.sent == [(0, i, min(i + 9, 95), None) for i in range(1, 96, 10)]
+    assert station.outbox.resent == 0 and not station.count.errors
+    station.ledger.head_seq = 97
+    station.outbox.wake()
+    await until(lambda: station.ledger.acknowledged == 97)
+    assert station.sent[-1] == (0, 96, 97, None)
+
+
+async def test_topic_carries_the_partition():
+    station = await Station(1).start()
+    await until(lambda: station.sent)
+    # SHA-256("cp-1") begins with 0xcd, which is 13 modulo 64
+    assert ("chargekeep/1/depot/cp-1/up/log/p13") in [t for t, _, _ in station.topics]
+
+
+async def test_window_stops_what_is_not_acknowledged():
+    station = await Station(200, answer=False, window=3, ack_timeout_ms=5000).start()
+    await until(lambda: len(station.sent) == 3)
+    await asyncio.sleep_ms(100)
+    assert len(station.sent) == 3 and station.ledger.acknowledged == 0
+    await station.acknowledge(20)  # cumulative: two of the three
+    await until(lambda: len(station.sent) == 5)
+    assert station.sent[3][1:3] == (31, 40)
+
+
+async def test_missing_acknowledgement_sends_again_ever_less_often():
+    station = await Station(10, answer=False, ack_timeout_ms=50).start()
+    await asyncio.sleep_ms(900)
+    # Waits of 50, 100, 200, 400 ms, and then none shorter
+    assert 4 <= len(station.sent) <= 6, station.sent
+    assert {s[1:3] for s in station.sent} == {(1, 10)}
+    assert station.count.errors[errors.SYNC_TIMEOUT] == len(station.sent) - 1
+    assert station.ledger.acknowledged == 0
+
+
+async def test_reconnect_resumes_from_the_acknowledged_cursor():
+    station = Station(60, answer=False, ack_timeout_ms=5000)
+    await station.start()
+    await until(lambda: len(station.sent) == 4)
+    await station.acknowledge(10)
+    await until(lambda: len(station.sent) == 5)
+    station.client.drop()
+    await until(lambda: len(station.sent) == 9)
+    assert [s[:2] for s in station.sent[5:]] == [(1, 11), (1, 21), (1, 31), (1, 41)]
+    assert station.outbox.resent == 4
+
+
+async def test_only_a_matching_acknowledgement_frees():
+    station = await Station(30, answer=False, ack_timeout_ms=5000).start()
+    await until(lambda: len(station.sent) == 3)
+    for log_id, seq, its_link in (
+        (b"M" * 16, 10, None),  # another log
+        (b"L" * 16, 10, b"x" * 8),  # another history
+        (b"L" * 16, 31, None),  # beyond the head
+        (b"M" * 16, 0, None),
+    ):
+        try:
+            await station.acknowledge(seq, log_id, its_link)
+            raise AssertionError("accepted")
+        except ChargekeepError as e:
+            assert e.code == errors.LEDGER_ACKNOWLEDGEMENT
+    assert station.ledger.acknowledged == 0
+    await station.acknowledge(20)
+    await station.acknowledge(10)  # an old one again
+    assert station.ledger.acknowledged == 20
+
+
+async def test_status_goes_ahead_of_the_backlog_and_is_retained():
+    station = Station(200)
+    station.outbox.status(b'{"state":"offline_degraded"}')
+    await station.start()
+    await until(lambda: station.ledger.acknowledged >= 10)
+    base = "chargekeep/1/depot/cp-1/up/"
+    assert station.topics[0] == (base + "connection", 1, b"online")
+    assert station.topics[1] == (base + "status", 1, b'{"state":"offline_degraded"}')
+    sent = len(station.topics)
+    station.outbox.status(b'{"state":"online"}')
+    await until(lambda: station.ledger.acknowledged == 200)
+    later = [i for i in range(sent, len(station.topics)) if "status" in station.topics[i][0]]
+    assert later and later[0] - sent <= 2
+    station.client.drop()
+    count = len(station.topics)
+    await until(lambda: len(station.topics) >= count + 2)
+    assert station.topics[count + 1] == (base + "status", 1, b'{"state":"online"}')
+
+
+async def test_lost_slots_are_declared():
+    station = Station(30)
+    station.ledger.lost = (11, 12, 13)
+    await station.start()
+    await until(lambda: station.ledger.acknowledged == 30)
+    assert station.sent == [(0, 1, 10, None), (0, 14, 23, 10), (0, 24, 30, None)]
+
+
+async def test_connection_lost_in_mid_batch_is_survived():
+    fails = [3, 5, 6]
+
+    def script(here, data):
+        if data[0] & 0xF0 == 0x30 and len(station.topics) in fails:
+            fails.remove(len(station.topics))
+            here.end()
+            return None
+        return station.script(here, data)
+
+    station = Station(150)
+    station.broker.script = script
+    await station.start()
+    await until(lambda: station.ledger.acknowledged == 150)
+    assert station.client.session == 4
+    assert station.count.errors[errors.SYNC_CLOSED] >= 3
+
+
+async def test_will_names_the_connection_topic():
+    station = Station(1)
+    assert station.outbox.will == ("chargekeep/1/depot/cp-1/up/connection", b"lost")
