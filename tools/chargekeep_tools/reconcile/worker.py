@@ -136,7 +136,7 @@ class Reconciler:
 
     def _acknowledge(self, log: Log) -> None:
         now = self.clock()
-        self._version = max(self._version + 1, int(now * 1000))
+        self._version = max(self._version + 1, int(now))
         payload = {
             1: self._version,
             2: log.site,
