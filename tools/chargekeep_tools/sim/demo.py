@@ -238,9 +238,9 @@ class Demo:
 
             wait_until(drained, 30, "online")
             bill = wait_until(self.bill, 30, "a bill")
-            found.append(f"transaction {bill['transaction']} billed")
+            found.append(f"transaction {bill['tx']} of {bill['station']}")
         with story.step("the bill") as found:
-            found.append(f"{bill['energy_wh']} Wh, {bill['amount']} {bill['currency']}")
+            found.append(f"{bill['energy_wh']} Wh, {bill['total']} {bill['currency']}")
         end_wh = shown_wh(self.meter)
         with story.step("the bill is what the meter counted") as found:
             counted = end_wh - start_wh
@@ -263,7 +263,8 @@ class Demo:
         held(self.meter.wh > before + 1, "no energy flows")
 
     def bill(self) -> dict[str, Any] | None:
-        raise NotImplementedError
+        bills = self.operator.run("reconcile", "bill")
+        return bills[0] if bills else None
 
     def acknowledged(self) -> dict[str, Any] | None:
         status = self.status()
@@ -282,7 +283,7 @@ class Demo:
   chargekeep issue {DRIVER} --kwh 5            # a token; its text goes to the reader:
   echo 'CK1:...' > /proc/{os.getpid()}/fd/{self.station.reader.fd}   # {reader}
   tail -f {self.station.log}                   # status lines of the station
-  chargekeep reconcile bills                   # what was billed
+  chargekeep reconcile bill                    # what was billed
   mosquitto_sub -p {self.broker.port} -u {brokers.OPERATOR} -P office -t 'chargekeep/1/#' -v
 """
         )
