@@ -43,7 +43,7 @@ class Reader:
         self._at = bytearray(SLOTS)  # index of each slot that counts
         self._of = array("I", bytes(4 * SLOTS))  # its seq
         self._used = 0  # slots up to the last that is not blank
-        self._torn = 0  # how many count if the last operation was cut
+        self._torn = self._operation = 0
 
     def _load(self, block, index, seed):
         self.device.readblocks(block, self._slot, _HEADER + SLOT * index)
@@ -57,43 +57,53 @@ class Reader:
     def _scan(self, block):
         """Fill `_at` and `_of` with the slots of `block` that count, in order; how many.
 
-        A slot supersedes all before it from its own seq on: that is how a restart after a power
-        cut settles what the cut left. `_torn`: how many count if no slot of a cut operation may
-        count after its first bad one, and no incomplete record.
+        A slot supersedes all from its own seq on: that is how a restart after a power cut settles
+        what the cut left. A repeated one only stands in. `_torn`: how many count if the last
+        operation was cut, where nothing counts after the first bad slot, nor an incomplete
+        record; `_operation`: the seq from which on that operation gave slots.
         """
         first = self._first[block]
         seed = record.slot_seed(self.log_id, self._seq[block])
+        of, at = self._of, self._at
         count = 0
         whole = 0  # slots before the record that is not complete
         torn = -1  # slots before the first bad one of this operation
-        before = BAD
+        good = False  # the slot before this one
         self._used = 0
+        self._operation = first
         for index in range(SLOTS):
             kind = self._load(block, index, seed)
-            slot = self._slot
             if kind == BLANK:
-                before = BAD
+                good = False
                 continue
             self._used = index + 1
-            joined = kind != BAD and slot[2] & record.JOINED
-            if not joined and kind != BAD:
-                torn = -1
-            elif before == BAD and torn < 0 and joined:
-                torn = whole
             if kind == BAD:
                 if torn < 0:
                     torn = whole
-                before = BAD
+                good = False
                 continue
-            before = kind
+            slot = self._slot
             low = slot[0] | slot[1] << 8
             seq = first + (((low - first) + 0x8000) & 0xFFFF) - 0x8000
-            while count and self._of[count - 1] >= seq:
-                count -= 1
-            whole = min(whole, count)
-            self._of[count] = seq
-            self._at[count] = index
-            count += 1
+            if not slot[2] & record.JOINED:
+                torn = -1
+                self._operation = seq
+            elif not good and torn < 0:
+                torn = whole
+            good = True
+            place = count
+            while place and of[place - 1] >= seq:
+                place -= 1
+            if slot[2] & record.REPEATED and place < count:
+                if of[place] == seq:
+                    continue
+                for i in range(count, place, -1):
+                    of[i], at[i] = of[i - 1], at[i - 1]
+                count += 1
+            else:
+                count = place + 1
+                whole = min(whole, place)
+            of[place], at[place] = seq, index
             if slot[3] & record.LAST:
                 whole = count
         self._torn = whole if torn < 0 else min(whole, torn)

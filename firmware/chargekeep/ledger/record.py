@@ -15,9 +15,10 @@ LINK_AT = const(52)
 LINK = const(8)
 CRC_AT = const(60)
 
+TYPE = const(0x1F)  # of the type byte
+REPEATED = const(0x20)  # in the type byte: a copy of a slot that a power cut may have weakened
 JOINED = const(0x40)  # in the type byte: programmed in one operation with the slot before
 MOVED = const(0x80)  # in the type byte: a record that thinning took over, see thin.py
-TYPE = const(0x3F)
 FIRST = const(0x40)  # in the length byte
 LAST = const(0x80)
 LENGTH = const(0x3F)

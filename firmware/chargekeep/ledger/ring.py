@@ -177,17 +177,16 @@ class Ledger(Reader):
         last = -1
         self._pin = []
         for i in range(count):
-            before, last = last, self._at[i]
-            slot = bytes(self._fetch(self._head, last))
-            if not slot[2] & record.JOINED or last != before + 1:
-                self._pin = []  # an operation begins
-            self._pin.append(slot)
+            last = max(last, self._at[i])
+            slot = self._fetch(self._head, self._at[i])
+            if self._of[i] >= self._operation:
+                self._pin.append(bytes(slot))
             if slot[2] & record.TYPE == record.COUNTER:
                 index, value = cbor.loads(slot[4 : 4 + (slot[3] & record.LENGTH)])[4:]
                 here.counters[index] = max(here.counters[index], value)
         if count:
             self._next = max(self._next, self._of[count - 1] + 1)
-            self._work[_KEY:_SLOT_AT] = self._pin[-1][record.LINK_AT : record.CRC_AT]
+            self._work[_KEY:_SLOT_AT] = slot[record.LINK_AT : record.CRC_AT]
         self._settled = self._next - 1 - len(self._pin)
         self._durable = max(here.acknowledged, here.counters[ACKNOWLEDGED])
         # The operation that was cut may have touched the page after the last good slot without
@@ -361,6 +360,7 @@ class Ledger(Reader):
             self._make_room(len(self._pin))
             for slot in self._pin:
                 self._work[_SLOT_AT:] = slot
+                self._work[_SLOT_AT + 2] |= record.REPEATED
                 self._emit(slot[record.LINK_AT : record.CRC_AT])
 
     def _flush(self):

@@ -119,7 +119,7 @@ def whole_records(parts: Iterable[Slot]) -> Iterable[list[Slot] | Slot]:
     pending: list[Slot] = []
     for slot in parts:
         follows = pending and slot.seq == pending[-1].seq + 1
-        if slot.first or not follows or slot.data[2] & 0xBF != pending[0].data[2] & 0xBF:
+        if slot.first or not follows or slot.data[2] & 0x9F != pending[0].data[2] & 0x9F:
             yield from pending
             pending = []
             if not slot.first:

@@ -55,7 +55,11 @@ class Slot:
 
     @property
     def type(self) -> int:
-        return self.data[2] & 0x3F
+        return self.data[2] & 0x1F
+
+    @property
+    def repeated(self) -> bool:
+        return bool(self.data[2] & 0x20)
 
     @property
     def joined(self) -> bool:
@@ -83,7 +87,7 @@ class Slot:
 
     def expected_link(self, link_key: bytes, before: bytes) -> bytes:
         body = bytearray(self.data[:52])
-        body[2] &= ~0x40
+        body[2] &= 0x9F
         return hashlib.sha256(link_key + before + body).digest()[:LINK]
 
 

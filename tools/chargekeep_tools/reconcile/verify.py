@@ -1,7 +1,7 @@
-"""What a station sent, taken apart and checked: signature, checksums, chain.
+"""What a station sent, taken apart and checked: signature, form, chain.
 
-One signature a batch, then CRC-32 and one SHA-256 a slot (firmware/FORMATS.md sections 4 and 5).
-Written from that page alone, on other libraries than the firmware.
+One signature a batch and one SHA-256 a slot (firmware/FORMATS.md sections 4 and 5). Written from
+that page alone, on other libraries than the firmware.
 """
 
 import struct
@@ -16,14 +16,16 @@ from chargekeep_tools.home import Home
 from chargekeep_tools.log import slots
 from chargekeep_tools.wire import WireError
 
-SLOT = 64
 _PAYLOAD = 48
-_LINKED = 52  # bytes of a slot that its link covers
+_REPEATED = 12  # slots of the longest record
 _JOINED, _MOVED, _TYPE = 0x60, 0x80, 0x1F  # "joined": repeated as well
 _FIRST, _LAST, _LENGTH = 0x40, 0x80, 0x3F
 _MAX_SEQ = 0xFFFFFF00
 _MAX_SECTOR = 1 << 20  # 120 years of a record a minute; each costs a key
 _UNKNOWN_LINK = bytes(8)
+
+Slot = tuple[int, int, bytes]
+"""Type byte, length byte and payload, as stored."""
 
 OBJECT_FORM = 106
 LEDGER_CORRUPT = 503
@@ -129,7 +131,7 @@ def open_batch(data: bytes, station: Station) -> Batch:
     """Verify everything about a batch that can be said without the history before it.
 
     Raises `WireError`: COSE_* for the signature, OBJECT_FORM for the shape or another station's
-    name, LEDGER_CORRUPT for a checksum, LEDGER_TAMPERED for a link.
+    name, LEDGER_CORRUPT for half a record, LEDGER_TAMPERED for a slot that is not in the chain.
     """
     return read_batch(wire.open_sign1(data, wire.BATCH, station.key_for), data, station)
 
@@ -155,7 +157,7 @@ def read_batch(body: Any, data: bytes, station: Station) -> Batch:
         raise WireError(OBJECT_FORM, "batch")
     if (site, name) != (station.site, station.station):
         raise WireError(OBJECT_FORM, f"signed as {site}/{name}")
-    links, records = _slots(runs, log_id, first, before, station.logs.get(log_id))
+    links, records = _slots(runs, first, before, station.logs.get(log_id))
     return Batch(
         site,
         name,
@@ -171,69 +173,111 @@ def read_batch(body: Any, data: bytes, station: Station) -> Batch:
 
 
 def _slots(
-    runs: Any, log_id: bytes, first: int, link: bytes, seal: SealKeys | None
+    runs: Any, first: int, before: bytes, seal: SealKeys | None
 ) -> tuple[list[bytes], list[Record]]:
     links: list[bytes] = []
     records: list[Record] = []
     seq = first
     start = 0
     parts: list[bytes] = []
-    log_crc = crc32(log_id)
+    link = before
     if type(runs) is not list or not runs:
         raise WireError(OBJECT_FORM, "runs")
     for run in runs:
-        sector, index, data = _run(run)
-        seed = crc32(struct.pack("<I", sector), log_crc)
-        for at in range(0, len(data), SLOT):
-            slot = data[at : at + SLOT]
-            low, kind, flags = struct.unpack_from("<HBB", slot)
-            stored = slot[52:60]
-            if crc32(slot[:60], seed ^ index) != int.from_bytes(slot[60:], "little"):
-                raise WireError(LEDGER_CORRUPT, f"slot {seq}: checksum")
-            if low != seq & 0xFFFF or not 0 < flags & _LENGTH <= _PAYLOAD:
-                raise WireError(LEDGER_CORRUPT, f"slot {seq}: form")
-            if seal is not None and link != _UNKNOWN_LINK:
-                # The bit that says how the slot was programmed is not part of the chain.
-                linked = link + slot[:2] + bytes((kind & ~_JOINED,)) + slot[3:_LINKED]
-                # What a power cut made the ledger repeat in a new sector keeps its old link.
-                for epoch in (sector, sector - 1):
-                    if sha256(seal.link_key(epoch) + linked).digest()[:8] == stored:
-                        break
-                else:
-                    raise WireError(LEDGER_TAMPERED, f"slot {seq}: link")
-            link = stored
-            links.append(stored)
+        sector, found, end = _run(run)
+        if link == _UNKNOWN_LINK and len(found) > 1:
+            raise WireError(OBJECT_FORM, "a first slot without a link")
+        if seal is None or link == _UNKNOWN_LINK:
+            links += [link] * (len(found) - 1) + [end]
+        else:
+            links += _chain(seal, sector, seq, found, link, end)
+        link = end
+        for kind, flags, payload in found:
             if flags & _FIRST:
                 start, parts = seq, []
             elif not parts:
                 raise WireError(LEDGER_CORRUPT, f"slot {seq}: a record's middle")
-            parts.append(slot[4 : 4 + (flags & _LENGTH)])
+            parts.append(payload)
             if flags & _LAST:
                 records.append(_record(start, kind, b"".join(parts)))
                 parts = []
             seq += 1
-            index += 1
     if parts:
         raise WireError(LEDGER_CORRUPT, f"slot {seq - 1}: half a record")
     return links, records
 
 
-def _run(run: Any) -> tuple[int, int, bytes]:
-    if type(run) is not list or len(run) != 3:
+def _run(run: Any) -> tuple[int, list[Slot], bytes]:
+    """(sector, slots, link of the last) of a run."""
+    if type(run) is not list or len(run) != 4:
         raise WireError(OBJECT_FORM, "run")
-    sector, index, data = run
+    sector, index, data, link = run
     if (
         type(sector) is not int
         or type(index) is not int
         or type(data) is not bytes
+        or type(link) is not bytes
+        or len(link) != 8
         or not 0 < sector <= _MAX_SECTOR
-        or not 0 <= index < slots.SLOTS
-        or not data
-        or len(data) % SLOT
-        or index + len(data) // SLOT > slots.SLOTS
+        or index < 0
     ):
         raise WireError(OBJECT_FORM, "run")
-    return sector, index, data
+    found: list[Slot] = []
+    at = 0
+    while at < len(data) - 1:
+        flags = data[at + 1]
+        end = at + 2 + (flags & _LENGTH)
+        if not at + 2 < end <= min(len(data), at + 2 + _PAYLOAD):
+            break
+        found.append((data[at], flags, data[at + 2 : end]))
+        at = end
+    if at != len(data) or not found or index + len(found) > slots.SLOTS:
+        raise WireError(OBJECT_FORM, "slots")
+    return sector, found, link
+
+
+def _chain(
+    seal: SealKeys, sector: int, seq: int, found: list[Slot], before: bytes, end: bytes
+) -> list[bytes]:
+    """The links of the slots of a run; the last must be `end`."""
+    bodies = [
+        # The bit that says how a slot was programmed is not part of the chain.
+        struct.pack("<HBB48s", (seq + i) & 0xFFFF, kind & ~_JOINED, flags, payload)
+        for i, (kind, flags, payload) in enumerate(found)
+    ]
+    keys = seal.link_key(sector), seal.link_key(sector - 1)
+    # What a power cut made the ledger repeat in a new sector keeps the links of the one before.
+    for repeated in range(min(len(found), _REPEATED) + 1):
+        link = before
+        links = []
+        for i, body in enumerate(bodies):
+            link = sha256(keys[i < repeated] + link + body).digest()[:8]
+            links.append(link)
+        if link == end:
+            return links
+    raise WireError(LEDGER_TAMPERED, f"the chain does not lead from slot {seq} to its end")
+
+
+def expand(body: dict[int, Any], station: Station) -> dict[int, Any]:
+    """A batch's payload with its runs `[sector, first index, slots as stored in flash]`.
+
+    Everything that the short form leaves out follows from the rest: sequence numbers, padding,
+    links and checksums. Raises what `read_batch` does.
+    """
+    links = iter(read_batch(body, b"", station).links)
+    log_crc = crc32(body[10])
+    seq = body[11]
+    full = []
+    for run in body[13]:
+        sector, found, _ = _run(run)
+        seed = crc32(struct.pack("<I", sector), log_crc)
+        data = b""
+        for i, (kind, flags, payload) in enumerate(found):
+            slot = struct.pack("<HBB48s8s", seq & 0xFFFF, kind, flags, payload, next(links))
+            data += slot + struct.pack("<I", crc32(slot, seed ^ (run[1] + i)))
+            seq += 1
+        full.append([sector, run[1], data])
+    return body | {13: full}
 
 
 def _record(start: int, kind: int, payload: bytes) -> Record:

@@ -1,0 +1,269 @@
+# Power cuts: every program and erase of a workload, each with every outcome, then cuts during the
+# recovery. What was acknowledged is there, what was in flight is there whole or not, and once the
+# restarted ledger has appended a record nothing changes any more.
+# also: cpython
+# heap: 512k
+# nightly: test_many_cuts
+# nightly: test_long_soak
+
+import sys
+
+from nor_sim import OUTCOMES, Chance, MemoryStore, NorSim, PowerCut
+
+from chargekeep.ledger import record
+from chargekeep.ledger.ring import Ledger
+
+LOG = b"0123456789abcdef"
+KEY = bytes(range(32))
+SECTORS = 4
+FAST = sys.implementation.name == "cpython"
+
+
+class Clock:
+    def stamp(self):
+        return [1_800_000_000, 3, 7, 1234]
+
+
+CLOCK = Clock()
+
+
+def open_ledger(device, store):
+    ledger = Ledger(device, None if store else KEY, CLOCK, store)
+    ledger.mount()
+    return ledger
+
+
+class Workload:
+    """Appends, groups, counters, acknowledgements and pre-erases, and what is due at each cut.
+
+    `known`: `(seq, type, body)` of acknowledged appends; `flying`: what is being appended.
+    """
+
+    def __init__(self, seed, stored):
+        self.chance = Chance(seed)
+        self.device = NorSim(SECTORS, seed)
+        self.store = MemoryStore() if stored else None
+        Ledger.format(self.device, LOG, KEY, self.store)
+        self.ledger = open_ledger(self.device, self.store)
+        self.known = []
+        self.flying = []
+        self.counters = [0] * 16
+        self.rising = (0, 0)
+        self.acknowledged = 0
+        self.number = 0
+
+    def body(self):
+        self.number += 1
+        size = (0, 0, 0, 20, 20, 60, 130)[self.chance.below(7)]
+        return [self.number, b"x" * size]
+
+    def append(self, count):
+        self.flying = [(1 + self.chance.below(11), self.body()) for _ in range(count)]
+        if count == 1:
+            self.ledger.append(*self.flying[0])
+        else:
+            self.ledger.append_many(self.flying)
+        self.landed()
+
+    def landed(self):
+        seq = self.known[-1][0] + 1 if self.known else 1
+        start = seq
+        for seq, kind, body in self.ledger.records(start):
+            self.known.append((seq, kind, body[4:]))
+        expected = [(kind, body) for kind, body in self.flying]
+        assert [(k, b) for _, k, b in self.known[len(self.known) - len(expected) :]] == expected
+        self.flying = []
+
+    def advance(self):
+        index = self.chance.below(10)
+        value = self.counters[index] + 1 + self.chance.below(5)
+        self.rising = (index, value)
+        self.flying = [(record.COUNTER, [index, value])]
+        self.ledger.advance(index, value)
+        self.counters[index] = value
+        self.landed()
+
+    def acknowledge(self):
+        seq, link = self.ledger.head
+        self.acknowledged = seq  # the host has it from here on
+        self.flying = [(record.COUNTER, [11, seq])]
+        self.ledger.acknowledge(LOG, seq, link)
+        self.flying = []
+        self.known = self.known[-40:]
+        if self.ledger.head[0] != seq:
+            self.flying = [(record.COUNTER, [11, seq])]
+            self.landed()
+
+    def step(self):
+        dice = self.chance.below(16)
+        if self.ledger.backlog > 70 or dice == 0:
+            self.acknowledge()
+        elif dice < 3:
+            self.advance()
+        elif dice < 6:
+            self.append(2 + self.chance.below(6))
+        elif dice == 6:
+            self.ledger.maintain()
+        else:
+            self.append(1)
+
+
+def check(ledger, work, boot=None):
+    """What the ledger shows after a cut must be what is due. Returns it."""
+    shown = [(seq, kind, body[4:]) for seq, kind, body in ledger.records()]
+    known = [r for r in work.known if not shown or r[0] >= shown[0][0]]
+    assert not work.known or shown, "everything is lost"
+    if work.known and shown[0][0] > work.known[0][0]:
+        assert shown[0][0] <= work.acknowledged + 1, "lost unsynced records"
+    shown_known = [r for r in shown if not known or r[0] >= known[0][0]]
+    assert shown_known[: len(known)] == known, "lost or changed"
+    extra = [(kind, body) for _, kind, body in shown_known[len(known) :]]
+    if boot and extra and extra[-1] == boot:
+        extra.pop()
+    assert extra == work.flying[: len(extra)], "not what was in flight"
+    for i in range(10):
+        risen = work.rising[1] if work.rising[0] == i else 0
+        assert work.counters[i] <= ledger.counter(i) <= max(work.counters[i], risen), "counter"
+    assert ledger.acknowledged <= work.acknowledged
+    return shown
+
+
+BOOT = (record.BOOT, [3, "1.0"])
+
+
+def recover(device, store, work):
+    """Restart after a cut: what is there stays there."""
+    ledger = open_ledger(device, store)
+    shown = check(ledger, work, BOOT)
+    ledger.append(*BOOT)
+    again = [(seq, kind, body[4:]) for seq, kind, body in ledger.records()]
+    assert again[-1][1:] == BOOT
+    kept = again[:-1]
+    assert (kept and kept == shown[len(shown) - len(kept) :]) or not kept
+    if shown and again[0] != shown[0]:
+        assert again[0][0] <= work.acknowledged + 1
+    head = ledger.head
+    ledger = open_ledger(device, store)
+    assert ledger.head == head, "flapping head"
+    assert [(seq, kind, body[4:]) for seq, kind, body in ledger.records()] == again, "flapping"
+    check_batches(ledger, again)
+    return ledger
+
+
+def check_batches(ledger, shown):
+    last = ledger.acknowledged
+    batch = ledger.batch(last, 100_000)
+    if batch:
+        first, _, runs = batch
+        assert first == last + 1
+        assert first + sum([len(run[2]) for run in runs]) // 64 - 1 <= shown[-1][0]
+
+
+class Cuts:
+    """Cuts each operation of a workload in copies of the flash as it was before."""
+
+    def __init__(self, seed, stored, outcomes, second, every=1):
+        self.work = Workload(seed, stored)
+        self.chance = Chance(seed + 1000)
+        self.outcomes = outcomes
+        self.second = second
+        self.every = every
+        self.count = 0
+        self.operations = 0
+
+    def run(self, steps):
+        self.work.device.hook = self.at_operation
+        if self.work.store:
+            self.work.store.hook = self.at_key
+        for _ in range(steps):
+            self.work.step()
+        return self.count
+
+    def copies(self):
+        work = self.work
+        self.count += 1
+        store = work.store and MemoryStore(work.store.files)
+        return work.device.copy(self.count), store
+
+    def at_key(self, name, data):
+        for written in (False, True):
+            device, store = self.copies()
+            if written:
+                store.write(name, data)
+            recover(device, store, self.work)
+
+    def at_operation(self, block, offset, data):
+        self.operations += 1
+        if self.operations % self.every:
+            return
+        for outcome in self.outcomes:
+            device, store = self.copies()
+            device.cut(block, offset, data, outcome)
+            recover(device, store, self.work)
+        for _ in range(self.second):
+            device, store = self.copies()
+            device.cut(block, offset, data, OUTCOMES[self.chance.below(8)])
+            device.cut_in = self.chance.below(3)
+            device.outcome = OUTCOMES[self.chance.below(8)]
+            try:
+                open_ledger(device, store).append(*BOOT)
+            except PowerCut:
+                pass
+            device.cut_in = -1
+            recover(device, store, self.work)
+
+
+def every_cut(seed, steps, second, every=1, stored=True):
+    cuts = Cuts(seed, stored, OUTCOMES, second, every)
+    print("cuts:", cuts.run(steps), "operations:", cuts.operations)
+
+
+def soak(seed, count):
+    """One log that loses power again and again, during recovery as well."""
+    work = Workload(seed, True)
+    chance = Chance(seed)
+    device = work.device
+    for _ in range(count):
+        device.cut_in = chance.below(12)
+        device.outcome = OUTCOMES[chance.below(8)]
+        try:
+            while True:
+                work.step()
+        except PowerCut:
+            device.cut_in = -1
+        work.ledger = recover(device, work.store, work)
+        # What was in flight is there or not from now on.
+        work.ledger.append(*BOOT)
+        if work.ledger.free_slots < 140:
+            work.acknowledged = work.ledger.head[0]
+            work.ledger.acknowledge(LOG, *work.ledger.head)
+        shown = [(seq, kind, body[4:]) for seq, kind, body in work.ledger.records()]
+        work.known = shown[-40:]
+        work.flying = []
+        work.counters = [work.ledger.counter(i) for i in range(16)]
+    print("cuts:", count, "erases:", max(device.erases))
+
+
+def test_every_cut():
+    if FAST:
+        every_cut(1, 120, 3)
+    else:
+        every_cut(1, 60, 1, 3)
+
+
+def test_every_cut_without_key_file():
+    every_cut(2, 60 if FAST else 20, 1, 3, stored=False)
+
+
+def test_soak():
+    soak(3, 400 if FAST else 100)
+
+
+def test_many_cuts():
+    # 20,000 single cuts and ten double ones an operation, on each of four workloads
+    for seed in range(11, 15) if FAST else range(11, 12):
+        every_cut(seed, 2_500 if FAST else 500, 10)
+
+
+def test_long_soak():
+    soak(4, 10_000 if FAST else 2_000)
