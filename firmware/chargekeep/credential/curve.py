@@ -2,13 +2,19 @@
 # 7 teeth and 37 columns (one doubling and one addition per table a column), and the making of a
 # comb table. Long work comes as generators that yield every few milliseconds.
 
+import sys
+
 from micropython import const
 
-from chargekeep.credential.comb_base import POINTS
-from chargekeep.credential.field import Machine, P
+# The architecture of native code, py/persistentcode.h: 4 is ARMv6-M, to 8 ARMv7E-M.
+if 4 <= getattr(sys.implementation, "_mpy", 0) >> 10 & 15 <= 8:
+    from chargekeep.credential.field_thumb import Machine
+else:
+    from chargekeep.credential.field import Machine
 
+P = 2**255 - 19
 L = 2**252 + 27742317777372353535851937790883648493
-D = 0x52036CEE2B6FFE738CC740797779E89800700A4D4141D8AB75EB4DCA135978A3
+_CURVE_D = const(0x52036CEE2B6FFE738CC740797779E89800700A4D4141D8AB75EB4DCA135978A3)
 _SQRT_M1 = const(0x2B8324804FC1DF0B2B4D00993DFBD7A72F431806AD2FE478C4EE1B274A0EA0B0)
 
 _TEETH = const(7)
@@ -17,147 +23,88 @@ _ENTRIES = const(64)
 TABLE_SIZE = const(6144)
 _SLICE = const(12)  # columns a run: 3 ms on RP2040
 
-_MUL = const(1)
-_SQR = const(2)
-_ADD = const(3)
-_SUB = const(4)
-_SELECT = const(5)
-_INVERT = const(6)
-
-# Registers. X:Y:Z:T is the running point, x = X/Z, y = Y/Z, xy = T/Z (RFC 8032 section 5.1.4).
+# Registers of the machine. X : Y : Z : T is the running point, x = X/Z, y = Y/Z, xy = T/Z
+# (RFC 8032 section 5.1.4); J, K, L, M the second point of an addition: y + x, y - x, 2dxy, 2z; D is d or 2d,
+# O zero; A, B, C, E, F, G, H, U, V come and go.
+_NAMES = "XYZTABCEFGHJKLMDOUV"
 _X = const(0)
 _Y = const(1)
 _Z = const(2)
 _T = const(3)
 _A = const(4)
 _B = const(5)
-_C = const(6)
 _E = const(7)
-_F = const(8)
-_G = const(9)
-_H = const(10)
-_N0 = const(11)  # the other point of an addition: y + x, y - x, 2dxy (and 2z)
-_N1 = const(12)
-_N2 = const(13)
-_N3 = const(14)
-_D2 = const(15)  # 2d
-_ZERO = const(16)
-_V = const(17)
-_U = const(18)
+_J = const(11)
+_K = const(12)
+_L = const(13)
+_D = const(15)
+_O = const(16)
+_U = const(17)
+_V = const(18)
 
-# fmt: off
-_DOUBLE = bytes((  # dbl-2008-hwcd, RFC 8032 section 5.1.4: 4M + 4S
-    _ADD, _E, _X, _Y,
-    _SQR, _A, _X, 1,
-    _SQR, _B, _Y, 1,
-    _SQR, _C, _Z, 1,
-    _SQR, _E, _E, 1,
-    _ADD, _C, _C, _C,
-    _ADD, _H, _A, _B,
-    _SUB, _E, _H, _E,
-    _SUB, _G, _A, _B,
-    _ADD, _F, _C, _G,
-))
-_PRODUCTS = bytes((
-    _MUL, _X, _E, _F,
-    _MUL, _Y, _G, _H,
-    _MUL, _Z, _F, _G,
-))
-_PRODUCT_T = bytes((
-    _MUL, _T, _E, _H,
-))
-_MIXED = bytes((  # madd-2008-hwcd-3, complete: 7M
-    _SUB, _A, _Y, _X,
-    _MUL, _A, _A, _N1,
-    _ADD, _B, _Y, _X,
-    _MUL, _B, _B, _N0,
-    _MUL, _C, _T, _N2,
-    _ADD, _G, _Z, _Z,
-    _SUB, _E, _B, _A,
-    _SUB, _F, _G, _C,
-    _ADD, _G, _G, _C,
-    _ADD, _H, _B, _A,
-))
-_PROJECTIVE = bytes((  # the same with 2Z in N3
-    _SUB, _A, _Y, _X,
-    _MUL, _A, _A, _N1,
-    _ADD, _B, _Y, _X,
-    _MUL, _B, _B, _N0,
-    _MUL, _C, _T, _N2,
-    _MUL, _G, _Z, _N3,
-    _SUB, _E, _B, _A,
-    _SUB, _F, _G, _C,
-    _ADD, _G, _G, _C,
-    _ADD, _H, _B, _A,
-))
-_CACHE = bytes((  # N = X:Y:Z:T
-    _ADD, _N0, _Y, _X,
-    _SUB, _N1, _Y, _X,
-    _MUL, _N2, _T, _D2,
-    _ADD, _N3, _Z, _Z,
-))
-_NEGATE_N2 = bytes((_SUB, _N2, _ZERO, _N2))
-_ADD_N = _PROJECTIVE + _PRODUCTS + _PRODUCT_T
-_COLUMN = _DOUBLE + _PRODUCTS + _PRODUCT_T + bytes((_SELECT, _N0, 0, 0)) + _MIXED + _PRODUCTS
-_COLUMN_2 = _COLUMN + _PRODUCT_T + bytes((_SELECT, _N0, 0, 1)) + _MIXED + _PRODUCTS
-_AFFINE = bytes((  # X, Y = x, y
-    _INVERT, _A, _Z, 0,
-    _MUL, _X, _X, _A,
-    _MUL, _Y, _Y, _A,
-))
-_ENTRY = bytes((  # N = table entry of x, y in X, Y
-    _ADD, _N0, _Y, _X,
-    _SUB, _N1, _Y, _X,
-    _MUL, _N2, _X, _Y,
-    _MUL, _N2, _N2, _D2,
-))
-_NORMALIZE = bytes((  # U = 1/(Z of this and the entries before), V = product of those before
-    _MUL, _A, _U, _V,
-    _MUL, _U, _U, _Z,
-    _MUL, _X, _X, _A,
-    _MUL, _Y, _Y, _A,
-)) + _ENTRY
-_ACCUMULATE_Z = bytes((_MUL, _V, _V, _Z))
-_INVERT_V = bytes((_INVERT, _U, _V, 0))
-# x = u v^3 (u v^7)^((p - 5) / 8), RFC 8032 section 5.1.3; y, d and 1 in Y, D2 and Z, u and v kept.
-_DECOMPRESS = bytes((
-    _SQR, _A, _Y, 1,
-    _SUB, _U, _A, _Z,
-    _MUL, _V, _A, _D2,
-    _ADD, _V, _V, _Z,
-    _SQR, _A, _V, 1,
-    _MUL, _A, _A, _V,
-    _MUL, _B, _A, _U,  # u v^3
-    _SQR, _A, _A, 1,
-    _MUL, _A, _A, _V,
-    _MUL, _A, _A, _U,  # w = u v^7
-    _SQR, _C, _A, 1,
-    _SQR, _E, _C, 2,
-    _MUL, _E, _E, _A,  # w^9
-    _MUL, _C, _C, _E,  # w^11
-    _SQR, _C, _C, 1,
-    _MUL, _C, _C, _E,  # w^(2^5 - 1)
-    _SQR, _E, _C, 5,
-    _MUL, _C, _C, _E,  # 2^10 - 1
-    _SQR, _E, _C, 10,
-    _MUL, _E, _E, _C,  # 2^20 - 1
-    _SQR, _F, _E, 20,
-    _MUL, _E, _E, _F,  # 2^40 - 1
-    _SQR, _E, _E, 10,
-    _MUL, _C, _C, _E,  # 2^50 - 1
-    _SQR, _E, _C, 50,
-    _MUL, _E, _E, _C,  # 2^100 - 1
-    _SQR, _F, _E, 100,
-    _MUL, _E, _E, _F,  # 2^200 - 1
-    _SQR, _E, _E, 50,
-    _MUL, _E, _E, _C,  # 2^250 - 1
-    _SQR, _E, _E, 2,
-    _MUL, _E, _E, _A,  # w^(2^252 - 3)
-    _MUL, _X, _E, _B,
-    _SQR, _A, _X, 1,
-    _MUL, _A, _A, _V,  # v x^2, which is u or -u where the point exists
-))
-# fmt: on
+
+def _program(text):
+    # "A=B*C": A = B * C, the same for + and -; "A=B^5": A = B squared 5 times; "J=1@1": J, K, L =
+    # this column's entry of table 1.
+    code = bytearray()
+    for step in text.split():
+        b = step[4:]
+        code.append(" *^+-@".index(step[3]))
+        code.append(_NAMES.index(step[0]))
+        code.append(max(0, _NAMES.find(step[2])))
+        code.append(int(b) if b.isdigit() else _NAMES.index(b))
+    return bytes(code)
+
+
+# dbl-2008-hwcd, as RFC 8032 section 5.1.4: 4M + 4S
+_DOUBLE = _program(
+    "E=X+Y A=X^1 B=Y^1 C=Z^1 E=E^1 C=C+C H=A+B E=H-E G=A-B F=C+G X=E*F Y=G*H Z=F*G T=E*H"
+)
+# madd-2008-hwcd-3, complete: 6M, and one more for T where the next step is no doubling
+_ADD_ENTRY = _program(
+    "A=Y-X A=A*K B=Y+X B=B*J C=T*L G=Z+Z E=B-A F=G-C G=G+C H=B+A X=E*F Y=G*H Z=F*G"
+)
+_COLUMN = _DOUBLE + _program("J=0@0") + _ADD_ENTRY
+_COLUMN_2 = _COLUMN + _program("T=E*H J=1@1") + _ADD_ENTRY
+# E = A^(2^250 - 1), by the exponents 9, 11 (kept in G) and 2^n - 1 for 5, 10, 20, 40, 50, 100, 200
+_POWER = _program(
+    "C=A^1 E=C^2 E=E*A G=C*E C=G^1 C=C*E E=C^5 C=C*E E=C^10 E=E*C F=E^20 E=E*F E=E^10 C=C*E "
+    "E=C^50 E=E*C F=E^100 E=E*F E=E^50 E=E*C"
+)
+_INVERT = _POWER + _program("E=E^5 E=E*G")  # E = A^(p - 2)
+_AFFINE = _program("X=X*E Y=Y*E")
+_SCALE = _program("A=A*Z B=B*Z")
+
+# The rest makes tables. U, V = y^2 - 1, d y^2 + 1 (Z is 1); X = U V^3 (U V^7)^((p - 5) / 8), the
+# root of U / V or -U / V (RFC 8032 section 5.1.3); A = V X^2, that is U or -U.
+_ROOT = (
+    _program("A=Y^1 U=A-Z V=A*D V=V+Z A=V^1 A=A*V B=A*U A=A^1 A=A*V A=A*U")
+    + _POWER
+    + _program("E=E^2 E=E*A X=E*B A=X^1 A=A*V")
+)
+_CACHE = _program("J=Y+X K=Y-X L=T*D M=Z+Z")
+_NEGATE_L = _program("L=O-L")
+# add-2008-hwcd-3, complete: 8M, and one for T
+_ADD_CACHED = _program(
+    "A=Y-X A=A*K B=Y+X B=B*J C=T*L G=Z*M E=B-A F=G-C G=G+C H=B+A X=E*F Y=G*H Z=F*G T=E*H"
+)
+_RESCALE = _program("T=X*Y X=X*Z Y=Y*Z Z=Z^1")  # X : Y : Z without T, to XZ : YZ : ZZ : XY
+_ENTRY = _program("J=Y+X K=Y-X L=X*Y L=L*D")  # of the affine point X, Y
+# U = 1 / (product of Z up to this entry), V = product of those before
+_NORMALIZE = _program("A=U*V U=U*Z X=X*A Y=Y*A") + _ENTRY
+_TIMES_Z = _program("V=V*Z")
+_COPY_Z = _program("A=Z+O")
+_COPY_V = _program("A=V+O")
+_COPY_TO_U = _program("U=E+O")
+
+
+def _invert(machine, copy):
+    # E = 1 / A, after `copy` to A.
+    machine.run(copy)
+    if hasattr(machine, "invert"):
+        machine.invert(_E, _A)
+    else:
+        machine.run(_INVERT)
 
 
 def _identity(machine):
@@ -183,49 +130,71 @@ def _evaluate(machine, program):
         yield
 
 
-def encode(machine):
-    """The running point as RFC 8032 section 5.1.2 encodes it: 32 bytes."""
+def _affine(machine):
+    _invert(machine, _COPY_Z)
     machine.run(_AFFINE)
-    return (machine[_Y] | (machine[_X] & 1) << 255).to_bytes(32, "little")
+    return machine[_X], machine[_Y]
+
+
+def encode(x, y):
+    """The point's 32 bytes (RFC 8032 section 5.1.2)."""
+    return (y | (x & 1) << 255).to_bytes(32, "little")
 
 
 def multiply_base(scalar):
-    """Generator: yields None while it works, at last the encoding of scalar * B.
+    """Generator: yields None while it works, at last (x, y) of scalar * B.
 
     `scalar` is 0 to L - 1.
     """
     machine = Machine((base_table(),), (_digits(scalar),))
     yield from _evaluate(machine, _COLUMN)
-    yield encode(machine)
+    yield _affine(machine)
+
+
+def _sum(s, k, table):
+    return Machine((base_table(), table), (_digits(s), _digits(k)))
 
 
 def multiply_two(s, k, table):
-    """Generator: yields None while it works, at last the encoding of s * B + k * (table's point).
+    """Generator: yields None while it works, at last (x, y) of s * B + k * (table's point).
 
     `s` and `k` are 0 to L - 1; the table's point must have order L.
     """
-    machine = Machine((base_table(), table), (_digits(s), _digits(k)))
+    machine = _sum(s, k, table)
     yield from _evaluate(machine, _COLUMN_2)
-    yield encode(machine)
+    yield _affine(machine)
 
 
-def negative_table(public_key):
-    """Generator: yields None while it works, at last the comb table of -A, or None where
-    `public_key` is no canonical encoding (RFC 8032 section 5.1.3) of a point of order L.
+def sum_equals(s, k, table, point):
+    """Generator: yields None while it works, at last whether the sum of `multiply_two` is `point`,
+    (x, y). Saves the inversion.
+    """
+    machine = _sum(s, k, table)
+    yield from _evaluate(machine, _COLUMN_2)
+    machine[_A], machine[_B] = point
+    machine.run(_SCALE)
+    yield machine[_A] == machine[_X] and machine[_B] == machine[_Y]
+
+
+def negative_table(public_key, table):
+    """Generator: yields None while it works, at last whether it made the comb table of -A.
+
+    It did not where `public_key` is no canonical encoding (RFC 8032 section 5.1.3) of a point of
+    order L. `table` is a bytearray of TABLE_SIZE.
     """
     machine = Machine()
+    machine[_O] = 0
     if not _decompress(machine, public_key):
-        yield None
+        yield False
         return
     yield
     machine[_X] = P - machine[_X]
-    table = yield from _build(machine)
-    # Digits whose integer value is L, exactly: L * A is the identity for points of the
-    # prime-order subgroup only.
+    yield from _build(machine, table)
+    # Digits whose value as an integer is L: the identity for points of order L (and 1) only.
     machine = Machine((table,), ((L + 2 ** (_TEETH * _SPACING) - 1) >> 1,))
     yield from _evaluate(machine, _COLUMN)
     identity = machine[_X] == 0 and machine[_Y] == machine[_Z]
-    yield table if identity and public_key != b"\x01" + bytes(31) else None
+    yield identity and public_key != b"\x01" + bytes(31)
 
 
 def _decompress(machine, encoded):
@@ -236,13 +205,13 @@ def _decompress(machine, encoded):
         return False
     machine[_Y] = y
     machine[_Z] = 1
-    machine[_D2] = D
-    machine.run(_DECOMPRESS)
+    machine[_D] = _CURVE_D
+    machine.run(_ROOT)
     x = machine[_X]
     square = machine[_A]
     u = machine[_U]
     if square != u:
-        if square + u != P:
+        if (square + u) % P:
             return False
         x = x * _SQRT_M1 % P
     if x == 0 and sign:
@@ -253,104 +222,88 @@ def _decompress(machine, encoded):
     return True
 
 
-def _load_point(machine, first, buffer, offset):
-    for i in range(4):
+def _load(machine, first, buffer, offset, count=4):
+    for i in range(count):
         machine.load(first + i, buffer, offset + 32 * i)
 
 
-def _store_point(machine, first, buffer, offset):
-    for i in range(4):
+def _store(machine, first, buffer, offset, count=4):
+    for i in range(count):
         machine.store(first + i, buffer, offset + 32 * i)
 
 
-def _build(machine):
+def _build(machine, table):
     # With P_j = 2^(37j) * (the affine point in X, Y): entry m is P_6 plus, for each j < 6,
     # P_j where bit j of m is 0, -P_j where it is 1. So the next bit is an addition of -2 P_j.
-    table = bytearray(TABLE_SIZE)
-    scratch = bytearray(32 * _ENTRIES)
-    total = memoryview(scratch)[0:128]
-    point = memoryview(scratch)[128:256]
-    minus_two = memoryview(scratch)[256:]
-    machine[_ZERO] = 0
-    machine[_D2] = 2 * D % P
-    machine[_T] = machine[_X] * machine[_Y] % P
-    _store_point(machine, _X, point, 0)
+    scratch = memoryview(bytearray(32 * _ENTRIES))
+    total = scratch[0:128]
+    point = scratch[128:256]
+    minus_two = scratch[256:]
+    machine[_D] = 2 * _CURVE_D
+    machine[_T] = machine[_X] * machine[_Y]
+    _store(machine, _X, point, 0)
     _identity(machine)
-    _store_point(machine, _X, total, 0)
+    _store(machine, _X, total, 0)
     for j in range(_TEETH):
-        _load_point(machine, _X, point, 0)
+        _load(machine, _X, point, 0)
         machine.run(_CACHE)
-        _load_point(machine, _X, total, 0)
-        machine.run(_ADD_N)
-        _store_point(machine, _X, total, 0)
+        _load(machine, _X, total, 0)
+        machine.run(_ADD_CACHED)
+        _store(machine, _X, total, 0)
         if j == _TEETH - 1:
             break
-        _load_point(machine, _X, point, 0)
-        machine.run(_DOUBLE + _PRODUCTS + _PRODUCT_T)
-        machine.run(_CACHE + _NEGATE_N2)
-        machine.store(_N0, minus_two, 128 * j + 32)
-        machine.store(_N1, minus_two, 128 * j)
-        machine.store(_N2, minus_two, 128 * j + 64)
-        machine.store(_N3, minus_two, 128 * j + 96)
-        machine.run(_DOUBLE + _PRODUCTS + _PRODUCT_T, 0, _SPACING - 1)
-        _store_point(machine, _X, point, 0)
+        _load(machine, _X, point, 0)
+        machine.run(_DOUBLE)
+        machine.run(_CACHE)
+        machine.run(_NEGATE_L)
+        machine.store(_J, minus_two, 128 * j + 32)
+        machine.store(_K, minus_two, 128 * j)
+        _store(machine, _L, minus_two, 128 * j + 64, 2)
+        machine.run(_DOUBLE, 0, _SPACING - 1)
+        _store(machine, _X, point, 0)
         yield
-    _load_point(machine, _X, total, 0)
-    for i in range(3):
-        machine.store(_X + i, table, 32 * i)
+    _load(machine, _X, total, 0)
+    _store(machine, _X, table, 0, 3)
     for j in range(_TEETH - 1):
-        _load_point(machine, _N0, minus_two, 128 * j)
         for m in range(1 << j):
-            for i in range(3):
-                machine.load(_X + i, table, 96 * m + 32 * i)
-            # T is not kept: (X : Y : Z) scaled by Z has T = XY.
-            machine.run(_RESCALE + _ADD_N)
-            for i in range(3):
-                machine.store(_X + i, table, 96 * (m + (1 << j)) + 32 * i)
-        yield
+            _load(machine, _J, minus_two, 128 * j)
+            _load(machine, _X, table, 96 * m, 3)
+            machine.run(_RESCALE)
+            machine.run(_ADD_CACHED)
+            _store(machine, _X, table, 96 * (m + (1 << j)), 3)
+            if m & 7 == 7:
+                yield
     # All 64 denominators with one inversion (Montgomery's trick).
     machine[_V] = 1
     for m in range(_ENTRIES):
         machine.store(_V, scratch, 32 * m)
         machine.load(_Z, table, 96 * m + 64)
-        machine.run(_ACCUMULATE_Z)
-    machine.run(_INVERT_V)
+        machine.run(_TIMES_Z)
     yield
+    _invert(machine, _COPY_V)
+    machine.run(_COPY_TO_U)
     for m in range(_ENTRIES - 1, -1, -1):
+        if m & 7 == 7:
+            yield
         machine.load(_V, scratch, 32 * m)
-        for i in range(3):
-            machine.load(_X + i, table, 96 * m + 32 * i)
+        _load(machine, _X, table, 96 * m, 3)
         machine.run(_NORMALIZE)
-        for i in range(3):
-            machine.store(_N0 + i, table, 96 * m + 32 * i)
-    yield
-    return table
+        _store(machine, _J, table, 96 * m, 3)
 
 
-# fmt: off
-_RESCALE = bytes((
-    _MUL, _T, _X, _Y,
-    _MUL, _X, _X, _Z,
-    _MUL, _Y, _Y, _Z,
-    _SQR, _Z, _Z, 1,
-))
-# fmt: on
-
-_base = None
+_base = bytearray(TABLE_SIZE)
 
 
 def base_table():
     """The comb table of B, made from `comb_base` at the first use."""
-    global _base
-    if _base is None:
-        table = bytearray(TABLE_SIZE)
+    if not any(_base):
+        name = "chargekeep.credential.comb_base"
+        points = __import__(name, None, None, ("POINTS",)).POINTS
+        del sys.modules[name]  # 4 KiB of heap where it is not frozen
         machine = Machine()
-        machine[_D2] = 2 * D % P
+        machine[_D] = 2 * _CURVE_D
         for m in range(_ENTRIES):
-            machine.load(_X, POINTS, 64 * m)
-            machine.load(_Y, POINTS, 64 * m + 32)
+            _load(machine, _X, points, 64 * m, 2)
             machine.run(_ENTRY)
-            for i in range(3):
-                machine.store(_N0 + i, table, 96 * m + 32 * i)
-        _base = table
+            _store(machine, _J, _base, 96 * m, 3)
     return _base

@@ -4,20 +4,19 @@
 
 from micropython import const
 
-P = 2**255 - 19
+_P = const(2**255 - 19)
 
 # An instruction is four bytes: operation, destination, two operands (register numbers).
 _MUL = const(1)  # d = a * b
 _SQR = const(2)  # d = a squared b times
 _ADD = const(3)  # d = a + b
 _SUB = const(4)  # d = a - b
-_SELECT = const(5)  # d, d + 1, d + 2 = this column's entry of table b for scalar b, sign applied
-_INVERT = const(6)  # d = 1 / a
+# 5 SELECT: d, d + 1, d + 2 = this column's entry of table b for scalar b, sign applied
 
 _LOW = const((1 << 255) - 1)
 _TEETH = const(7)
 _SPACING = const(37)
-_REGISTERS = const(24)
+_REGISTERS = const(19)
 
 
 class Machine:
@@ -33,7 +32,7 @@ class Machine:
         self._scalars = scalars
 
     def __getitem__(self, register):
-        return self._r[register] % P
+        return self._r[register] % _P
 
     def __setitem__(self, register, value):
         self._r[register] = value
@@ -44,7 +43,7 @@ class Machine:
 
     def store(self, register, buffer, offset):
         """Write `register` as 32 bytes to `offset`; `load` reads it back."""
-        buffer[offset : offset + 32] = (self._r[register] % P).to_bytes(32, "little")
+        buffer[offset : offset + 32] = (self._r[register] % _P).to_bytes(32, "little")
 
     def run(self, program, top=0, times=1):
         """Run `program` `times` over; SELECT takes column `top`, then the one below ..."""
@@ -70,10 +69,18 @@ class Machine:
                         x = (x & _LOW) + 19 * (x >> 255)
                         x = (x & _LOW) + 19 * (x >> 255)
                     r[d] = x
-                elif op == _SELECT:
+                else:  # SELECT
                     self._select(d, b, column)
-                else:
-                    r[d] = _inverse(r[a] % P)
+
+    def invert(self, d, a):
+        """Register d = 1 / register a; 0 for 0."""
+        # Extended Euclid, far below the cost of a ** (p - 2) in these ints.
+        u, v, x, y = _P, self._r[a] % _P, 0, 1
+        while v:
+            q = u // v
+            u, v = v, u - q * v
+            x, y = y, x - q * y
+        self._r[d] = x if u == 1 else 0
 
     def _select(self, d, which, column):
         digits = self._scalars[which] >> column
@@ -89,13 +96,3 @@ class Machine:
         self.load(d + 2, table, 96 * entry + 64)
         if not positive:
             self._r[d + 2] = -self._r[d + 2]
-
-
-def _inverse(a):
-    # Extended Euclid; 0 for 0, as a ** (P - 2).
-    u, v, x, y = P, a, 0, 1
-    while v:
-        q = u // v
-        u, v = v, u - q * v
-        x, y = y, x - q * y
-    return x * u if u == 1 else 0
