@@ -10,7 +10,6 @@ FLASH_BYTES = 2 * 1024 * 1024
 _BLOCK = 4096
 # MICROPY_HW_FLASH_STORAGE_BYTES of the image, at the end of the flash; by upstream board name
 _BLOCKS = {"RPI_PICO": 1408 * 1024 // _BLOCK, "RPI_PICO_W": 848 * 1024 // _BLOCK}
-_DISK_VERSION = 0x00020000  # what MicroPython's littlefs writes
 
 
 def _littlefs(board: str, data: bytes | None) -> LittleFS:
@@ -18,7 +17,7 @@ def _littlefs(board: str, data: bytes | None) -> LittleFS:
     context = UserContext(blocks * _BLOCK)
     if data is not None:
         context.buffer[:] = data
-    return LittleFS(
+    fs = LittleFS(
         context=context,
         block_size=_BLOCK,
         block_count=blocks,
@@ -26,9 +25,12 @@ def _littlefs(board: str, data: bytes | None) -> LittleFS:
         prog_size=256,
         cache_size=1024,
         lookahead_size=32,
-        disk_version=_DISK_VERSION,
-        mount=data is not None,
+        mount=False,  # it would format what does not mount
     )
+    if data is None:
+        fs.format()
+    fs.mount()
+    return fs
 
 
 def start(board: str) -> int:
@@ -49,10 +51,7 @@ def _store(fs: LittleFS, files: dict[str, bytes]) -> bytes:
 
 def make(board: str, files: dict[str, bytes]) -> bytes:
     """A file system of `files` (path to content) for `board`."""
-    fs = _littlefs(board, None)
-    fs.format()
-    fs.mount()
-    return _store(fs, files)
+    return _store(_littlefs(board, None), files)
 
 
 def write(board: str, flash: bytes, files: dict[str, bytes]) -> bytes:

@@ -1,0 +1,56 @@
+"""Tests of single modules, which run in the unix VM anyway, on a real image: 32-bit integers,
+another garbage collector's luck, real machine code."""
+
+import re
+from pathlib import Path
+
+import pytest
+from chargekeep_tools.bench import firmware
+
+TESTS = Path(__file__).resolve().parent.parent
+MODULES = ["cbor", "errors", "health", "identity", "sha512", "store", "timebase", "ed25519"]
+# What takes minutes of the board's time, or a clock that is set
+LEFT_OUT = {
+    "timebase": ("test_both_epochs",),
+    "identity": ("test_every_damaged_byte_is_refused_or_changes_nothing_but_a_value",),
+    "store": ("test_every_power_cut_leaves_old_or_new",),
+}
+CALL = """
+import mptest, {module}
+try:
+    result = {module}.{test}()
+    if result is not None:
+        import asyncio
+        asyncio.run(result)
+except mptest.SkipTest:
+    pass
+"""
+
+
+def test_the_repl_runs_code_and_keeps_files(board):
+    assert board.exec("print(6 * 7)") == "42\n"
+    data = bytes(range(256)) * 3
+    board.put("kept", data)
+    board.fresh()
+    assert board.get("kept") == data
+    board.power_cut()
+    assert board.get("kept") == data
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_module(board, name):
+    module, architecture = f"mp_{name}", board.architecture
+    sources = {name: TESTS / f"{name}.py" for name in ("mptest", module)}
+    if architecture:
+        files = firmware.files(board.name, architecture)
+        for stem, path in sources.items():
+            files[f"lib/{stem}.mpy"] = firmware.compiled(path, path.name, architecture)
+        del files["main.py"]
+    else:
+        files = {f"{stem}.py": path.read_bytes() for stem, path in sources.items()}
+    board.install(files)
+    tests = re.findall(r"^(?:async )?def (test_\w+)\(\)", sources[module].read_text(), re.M)
+    for test in tests:
+        if test not in LEFT_OUT.get(name, ()):
+            board.fresh()
+            board.exec(CALL.format(module=module, test=test))
