@@ -136,24 +136,9 @@ class Installer:
     """Takes signed objects over USB as the inbox takes them from the network."""
 
     def __init__(self, the_board):
-        from chargekeep.authorization.objects import Objects
-        from chargekeep.health import Health
+        from chargekeep.workshop import Workshop
 
-        store = Store(the_board.storage())
-        here = identity.load(store)
-        if here is None:
-            raise ChargekeepError(errors.SECRET, "no station yet")
-        timebase = Timebase()
-        ledger = Ledger(the_board.ledger_device(), None, timebase, store)
-        ledger.mount()
-        timebase.start(ledger.counter(0), ledger.counter(2))
-        hint = the_board.time_hint()
-        if hint is not None:
-            timebase.hint(hint)
-        self._objects = Objects(
-            here.site, here.station, here.root_key, store, ledger, timebase, Health()
-        )
-        asyncio.run(self._objects.load())
+        self._objects = Workshop(the_board).objects
 
     def _wanted(self, taken):
         return {"taken": taken, "wanted": self._objects.wanted()}

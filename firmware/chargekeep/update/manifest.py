@@ -35,25 +35,26 @@ def _path(text):
     return text
 
 
-def parse(payload):
-    """`form.Object` of a manifest with `board`, `abi`, `text` and `files`: [path, size, hash]."""
-    listed = form.Object(payload, (_PRODUCT, _BOARD, _ABI, _FILES, _TEXT))
-    body = listed.body
-    if body[_PRODUCT] != PRODUCT:
-        raise ChargekeepError(errors.UPDATE_BOARD, "product")
-    listed.board = form.text(body[_BOARD], form.NAME)
-    listed.abi = form.uint(body[_ABI])
-    listed.text = form.text(body[_TEXT], form.NAME)
-    listed.files = form.array(body[_FILES], _MAX_FILES, 1)
-    before = ""
-    for item in listed.files:
-        path, size, digest = form.array(item, 3, 3)
-        if _path(path) <= before:
-            form.fail("order")  # sorted, so none is named twice
-        before = path
-        form.uint(size, _MAX_SIZE)
-        form.octets(digest, 32)
-    return listed
+class Manifest(form.Object):
+    """`board`, `abi`, `text` and `files`: sorted [path, size, SHA-256]."""
+
+    def __init__(self, payload):
+        super().__init__(payload, (_PRODUCT, _BOARD, _ABI, _FILES, _TEXT))
+        body = self.body
+        if body[_PRODUCT] != PRODUCT:
+            raise ChargekeepError(errors.UPDATE_BOARD, "product")
+        self.board = form.text(body[_BOARD], form.NAME)
+        self.abi = form.uint(body[_ABI])
+        self.text = form.text(body[_TEXT], form.NAME)
+        self.files = form.array(body[_FILES], _MAX_FILES, 1)
+        before = ""
+        for item in self.files:
+            path, size, digest = form.array(item, 3, 3)
+            if _path(path) <= before:
+                form.fail("order")  # sorted, so none is named twice
+            before = path
+            form.uint(size, _MAX_SIZE)
+            form.octets(digest, 32)
 
 
 def check(listed, site, station, board):
@@ -69,5 +70,5 @@ def check(listed, site, station, board):
 
 
 def open_signed(data, key_for):
-    """The parsed manifest of the COSE_Sign1 `data`."""
-    return parse(cose.open_sign1(data, cose.FIRMWARE_MANIFEST, key_for))
+    """The `Manifest` in the COSE_Sign1 `data`."""
+    return Manifest(cose.open_sign1(data, cose.FIRMWARE_MANIFEST, key_for))

@@ -15,13 +15,14 @@ from chargekeep_tools.sim.station import HEAP, Line, carry, tool
 
 # What the C code of a port does after a reset. A crash of boot.py or main.py ends in the REPL.
 _RESET = """
-import sys
+import os, sys
 sys.path[:] = ['', '.frozen']
 def _run(name):
     try:
         with open(name) as f: code = f.read()
     except OSError: return
     try: exec(code, {'__name__': '__main__'})
+    except SystemExit: os.system('kill -9 $PPID')  # a reset, where -i would go on to the REPL
     except (Exception, KeyboardInterrupt) as e: sys.print_exception(e)
 _run('boot.py')
 _run('main.py')
@@ -31,29 +32,26 @@ _run('main.py')
 class SimBoard:
     """A board whose flash is `folder`, powered while in a `with` block. `port` is its REPL.
 
-    `starts` counts how often it started. `power_cut` stops it between two instructions, and
-    `power_on` starts it again.
+    `starts` counts how often it started. `power_cut` stops it between two instructions and pulls
+    its cable; `power_on` starts it again, on a new `port`.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.starts = 0
-        self._board, self._host = Line(), Line()
-        self.port = self._host.path
+        self.port = ""
+        self._board = Line()
         mode = termios.tcgetattr(self._board.slave)
         mode[3] |= termios.ISIG
         termios.tcsetattr(self._board.slave, termios.TCSANOW, mode)
+        self._host: Line | None = None
         self._unplugged = threading.Event()
-        self._powered = False
         self._process: subprocess.Popen | None = None
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> "SimBoard":
-        arguments = (self._board.fd, self._host.fd, self._unplugged)
-        self._threads = [threading.Thread(target=carry, args=arguments, daemon=True)]
-        self._threads[0].start()
         self.power_on()
         return self
 
@@ -64,26 +62,34 @@ class SimBoard:
         traceback: TracebackType | None,
     ) -> None:
         self.power_cut()
-        self._unplugged.set()
-        for thread in self._threads:
-            thread.join()
         self._board.close()
-        self._host.close()
 
     def power_on(self) -> None:
+        self._host = Line()
+        self.port = self._host.path
+        self._unplugged.clear()
         with self._lock:
-            self._powered = True
             self._start()
-        thread = threading.Thread(target=self._restart, daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        cable = (self._board.fd, self._host.fd, self._unplugged)
+        self._threads = [
+            threading.Thread(target=carry, args=cable, daemon=True),
+            threading.Thread(target=self._restart, daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def power_cut(self) -> None:
         with self._lock:
-            self._powered = False
+            self._unplugged.set()
             if self._process is not None:
                 self._process.kill()
                 self._process.wait()
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
+        if self._host is not None:
+            self._host.close()  # whoever has the port open gets an error, as on a pulled cable
+            self._host = None
 
     def _start(self) -> None:
         self.starts += 1
@@ -104,6 +110,6 @@ class SimBoard:
             assert process is not None
             process.wait()
             with self._lock:
-                if not self._powered or self._process is not process:
+                if self._unplugged.is_set():
                     return
                 self._start()
