@@ -405,6 +405,16 @@ def test_unattributed_energy_is_recorded_and_a_leak_is_unsafe():
     m.start(Decision())
 
 
+def test_what_the_evse_itself_takes_is_no_leak():
+    w, m = ready(demand_w=30)
+    w.stuck = True
+    w.load()
+    w.run(3 * 3600)
+    assert m.unsafe == 0
+    assert sum(b[1] - b[0] for b in w.bodies(terms.RECORD_UNATTRIBUTED)) >= 50
+    settled(w)
+
+
 def test_a_welded_contactor_is_unsafe_within_a_second():
     w, m = ready(feedback=True)
     m.start(Decision())

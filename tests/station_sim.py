@@ -102,6 +102,7 @@ class DirectMeter:
 
     step_ms = 5
     rollover_wh = 0
+    resolution_wh = 1
 
     def __init__(self, clock, wh=0):
         self._clock = clock

@@ -6,11 +6,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from chargekeep_tools.sim.evse import SimEvse
-from chargekeep_tools.sim.meter import Faults, SimMeter
+from chargekeep_tools.sim.meter import FAMILIES, Faults, SimMeter
 
 ROOT = Path(__file__).resolve().parent.parent
 MICROPYTHON = Path(sys.executable).parent / "micropython"
@@ -30,7 +31,8 @@ sampler = Sampler(ModbusMeter(master, family, int(sys.argv[4])), health)
 begin = time.ticks_ms()
 samples = []
 seen = 0
-while time.ticks_diff(time.ticks_ms(), begin) < 1000 * int(sys.argv[3]):
+limit_ms = 1000 * int(sys.argv[3])
+while time.ticks_diff(time.ticks_ms(), begin) < limit_ms and seen < int(sys.argv[5]):
     time.sleep_ms(sampler.step())
     if sampler.samples != seen:
         seen = sampler.samples
@@ -41,18 +43,23 @@ print(json.dumps({"samples": samples, "errors": list(health.errors.items()),
 """
 
 
-def sample(meter: SimMeter, seconds: int, family: str = "sdm630", address: int = 1) -> dict:
+def vm(program: str, *arguments: object) -> Any:
+    """What `program` prints as JSON in the MicroPython VM."""
     paths = [".frozen", ROOT / "firmware", ROOT / "boards" / "UNIX"]
     done = subprocess.run(
-        [MICROPYTHON, "-X", "heapsize=192k", "-c", SAMPLE, meter.path, family]
-        + [str(seconds), str(address)],
+        [MICROPYTHON, "-X", "heapsize=192k", "-c", program, *map(str, arguments)],
         env=dict(os.environ, MICROPYPATH=":".join(map(str, paths))),
         capture_output=True,
         text=True,
-        timeout=seconds + 30,
+        timeout=60,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
+
+
+def sample(meter, seconds, family="sdm630", address=1, most=1000):
+    """What the sampler saw in `seconds`, or until it had `most` samples."""
+    return vm(SAMPLE, meter.path, family, seconds, address, most)
 
 
 def test_samples_of_an_sdm630():
@@ -63,6 +70,38 @@ def test_samples_of_an_sdm630():
     assert not seen["errors"] and seen["good"] >= 4
     assert 180_200 <= wh[0] <= wh[-1] <= end and wh[-1] - wh[0] == pytest.approx(30, abs=12)
     assert all(s[1] == 36_000 for s in seen["samples"])
+
+
+SCAN = """
+import asyncio, json, sys
+from pty_uart import PtyUart
+from chargekeep.metering.modbus import Master
+from chargekeep.metering.scan import scan
+
+found = []
+master = Master(PtyUart(sys.argv[1]), reply_ms=120)
+asyncio.run(scan(master, lambda *what: found.append(what), range(1, 4)))
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("family", ["sdm630", "abb_b2x", "em24", "pzem004t"])
+def test_scan_finds_the_meter(family):
+    with SimMeter(family=family, wh=50_000, power_w=1_000, address=2) as meter:
+        assert vm(SCAN, meter.path) == [[2, family, 50_000, 1_000]]
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "sdm630"])
+def test_every_family(family):
+    with SimMeter(family=family, wh=9_876_543, power_w=7_200) as meter:
+        seen = sample(meter, 5, family, most=1)
+    step = {"sdm72": 10, "abb_b2x": 10, "em340": 100, "em24": 100}.get(family, 1)
+    wh, power = seen["samples"][0]
+    assert not seen["errors"] and seen["good"] and power == 7_200
+    assert wh % step == 0 and 9_876_543 - step < wh <= 9_876_550, wh
+    values = seen["values"]
+    assert values.get("Frequency") in (None, 50_000) and values.get("Voltage") in (None, 230_000)
+    assert values.get("Energy.Active.Export.Register") in (None, 0)
 
 
 def test_a_bad_line_gives_no_wrong_value():

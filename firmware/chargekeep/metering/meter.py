@@ -91,11 +91,13 @@ def decode(buf, i, encoding, scale):
 class ModbusMeter:
     """A meter of `family` at `address` on the bus of `master`.
 
-    A family has FUNCTION, ROLLOVER_WH (0: it has none that matters) and BLOCKS, a tuple of
-    (first register, register count, fields), a field being (offset in registers, measurand,
-    encoding, scale). No two blocks of a family have the same length, so that no late reply can
-    stand in for another. `begin` and `poll` read all blocks once; then `register_wh` and
-    `power_w` (None if the meter tells none) are of that reading, and `values` has everything.
+    A family is a module with NAME, BAUDRATE and PARITY as delivered, FUNCTION, ROLLOVER_WH (0: it
+    has none that matters), RESOLUTION_WH (the step of its register), IDENTITY (see scan.py) and
+    BLOCKS, a tuple of (first register, register count, fields), a field being (offset in
+    registers, measurand, encoding, scale). No two blocks of a family have the same length, so
+    that no late reply can stand in for another. `begin` and `poll` read all blocks once; then
+    `register_wh` and `power_w` (None if the meter tells none) are of that reading, and `values`
+    has everything.
     """
 
     def __init__(self, master, family, address=1):
@@ -103,6 +105,7 @@ class ModbusMeter:
         self.family = family
         self.address = address
         self.rollover_wh = family.ROLLOVER_WH
+        self.resolution_wh = family.RESOLUTION_WH
         self.values = {f[1]: None for block in family.BLOCKS for f in block[2]}
         self._block = 0
         self._asked = False  # the current block's request is out

@@ -14,7 +14,7 @@ RESET = const(1)
 ROLLOVER = const(2)
 EXCHANGE = const(3)
 
-_SLACK_WH = const(20)  # a register may step by 10 Wh (SDM72D-M), so two steps
+_SLACK_WH = const(20)  # at least; and two steps of a coarse register
 _CONFIRM_FIRST_MS = const(200)  # a first reading needs one more that fits it
 _CONFIRM_MS = const(3000)  # a jump or a decrease has to stay this long ...
 _CONFIRM_ZERO_MS = const(30000)  # ... and 0 longer: meters report it while they start
@@ -22,7 +22,8 @@ _RESET_WH = const(1000)  # a meter that starts over is found below this
 
 
 class Sampler:
-    """Samples `meter` (begin, poll, register_wh, power_w, step_ms, rollover_wh, frame).
+    """Samples `meter` (begin, poll, register_wh, power_w, step_ms, rollover_wh,
+    resolution_wh, frame).
 
     Every doubt and failure is told to `health.count(code, detail)`. `max_power_w` bounds what
     the register can gain (times 1.1). `on_segment(old_wh, new_wh, reason)` is called when the
@@ -58,6 +59,8 @@ class Sampler:
         self._cycle_ms = cycle_ms
         self._retries = retries
         self._fault_ms = fault_ms
+        self.resolution_wh = meter.resolution_wh
+        self._slack_wh = max(_SLACK_WH, 2 * meter.resolution_wh)
         self._start_ms = self._due = self._ticks()
         self._reading = False
         self._begun = False
@@ -159,7 +162,7 @@ class Sampler:
 
     def _gain_wh(self, ms):
         # 1.1 times the most that can have flowed: W * ms * 1.1 / 3,600,000.
-        return self.max_power_w * ms // 3272727 + _SLACK_WH
+        return self.max_power_w * ms // 3272727 + self._slack_wh
 
     def _confirmed(self, code, wh, now):
         # A candidate is confirmed by readings that go on from it, long enough.

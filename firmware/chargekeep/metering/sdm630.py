@@ -9,8 +9,11 @@ from chargekeep.metering.meter import ENERGY, ENERGY_EXPORT, F32, FREQUENCY, POW
 
 NAME = "SDM630"
 BAUDRATE = const(9600)  # factory setting 9600 8N1, address 1
+PARITY = None
 FUNCTION = const(4)
 ROLLOVER_WH = const(0)
+RESOLUTION_WH = const(1)
+IDENTITY = (3, 0xFC02, 1, (0x0070, 0x0079))  # meter code: V2, MCT
 
 BLOCKS = (
     (

@@ -34,7 +34,8 @@ _FINAL_MS = const(3000)  # how long to wait for the register after withdrawing
 _FINAL_WH = const(15)  # what may come in between: two seconds of 25 kW
 _FEEDBACK_MS = const(500)  # a contactor may take this long to follow
 _LEAK_MS = const(5000)  # energy this long after withdrawing is a leak ...
-_LEAK_WH = const(5)  # ... from this much on
+_LEAK_WH = const(5)  # ... from this much a minute on (300 W; the EVSE itself takes less)
+_MINUTE_MS = const(60000)
 _IDLE_CHECKPOINTS = const(6)  # so many times rarer while the register stands still
 _BLIND_MS = const(2500)  # two samples are missing
 _OVERLOAD_MS = const(10000)  # power above its limit may last this long
@@ -108,7 +109,8 @@ class Machine:
         self._recorded_wh = 0  # and its register
         self._since_ms = 0  # when the state was entered
         self._opened_ms = 0  # when power was last withdrawn
-        self._opened_wh = None  # register once the contactor has had time to open
+        self._opened_wh = None  # register while open, taken once a minute,
+        self._opened_at_ms = 0  # and when
         self._disagrees_ms = None  # since when feedback and permission differ
         self._overload_ms = None
         self._throttled = False  # the actuator itself keeps the power limit
@@ -313,7 +315,8 @@ class Machine:
         after = time.ticks_diff(sampler.read_ms, self._opened_ms)
         if sampler.samples and after >= _SETTLE_MS:
             register = sampler.register_wh
-            if self._stop_wh is not None and register - self._stop_wh > _FINAL_WH:
+            most = max(_FINAL_WH, 2 * sampler.resolution_wh)
+            if self._stop_wh is not None and register - self._stop_wh > most:
                 register = self._stop_wh  # a contactor that sticks is not the driver's
             self._end(self._reason, register)
         elif self._for_ms() > _FINAL_MS:
@@ -395,12 +398,15 @@ class Machine:
                 self._health.count(ACTUATOR_FEEDBACK, "open")
 
     def _watch_leak(self, register):
-        if time.ticks_diff(self._sampler.read_ms, self._opened_ms) < _LEAK_MS:
+        at = self._sampler.read_ms
+        if time.ticks_diff(at, self._opened_ms) < _LEAK_MS:
             return
-        if self._opened_wh is None or register < self._opened_wh:
+        if self._opened_wh is None or time.ticks_diff(at, self._opened_at_ms) > _MINUTE_MS:
             self._opened_wh = register
-        elif register - self._opened_wh >= _LEAK_WH and not self.unsafe:
-            self.emergency(UNSAFE, "%d Wh while open" % (register - self._opened_wh))
+            self._opened_at_ms = at
+        elif register - self._opened_wh >= max(_LEAK_WH, 2 * self._sampler.resolution_wh):
+            if not self.unsafe:
+                self.emergency(UNSAFE, "%d Wh while open" % (register - self._opened_wh))
 
     # Small steps
 

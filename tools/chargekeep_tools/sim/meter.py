@@ -70,8 +70,16 @@ class EnergyCounter:
             self._power_w = power_w
 
 
-def sdm630_registers(wh: float, power_w: float) -> dict[int, bytes]:
-    """Input registers of an Eastron SDM630 (Modbus Protocol V1.5): address to float32."""
+def _f32(value: float) -> bytes:
+    return struct.pack(">f", value)
+
+
+def _low_word_first(value: int) -> bytes:
+    data = struct.pack(">i", value)
+    return data[2:] + data[:2]
+
+
+def _sdm630(wh: float, power_w: float) -> dict[int, bytes]:
     volts, phases = 230.0, 3
     floats = {0x34: power_w, 0x38: power_w, 0x3E: 1.0, 0x46: 50.0, 0x48: wh / 1000, 0x4A: 0.0}
     for phase in range(phases):
@@ -79,19 +87,88 @@ def sdm630_registers(wh: float, power_w: float) -> dict[int, bytes]:
         floats[6 + 2 * phase] = power_w / phases / volts
         floats[12 + 2 * phase] = power_w / phases
     floats[0x156] = wh / 1000
-    return {address: struct.pack(">f", value) for address, value in floats.items()}
+    return {address: _f32(value) for address, value in floats.items()}
+
+
+def _sdm72(wh: float, power_w: float) -> dict[int, bytes]:
+    steps = int(wh / 10) / 100  # kWh in steps of 10 Wh
+    return {0x34: _f32(power_w), 0x48: _f32(steps), 0x4A: _f32(0), 0x156: _f32(steps)}
+
+
+def _sdm120(wh: float, power_w: float) -> dict[int, bytes]:
+    floats = {0: 230.0, 6: power_w / 230, 12: power_w, 0x46: 50.0, 0x48: wh / 1000, 0x4A: 0.0}
+    return {address: _f32(value) for address, value in floats.items()}
+
+
+def _pzem004t(wh: float, power_w: float) -> dict[int, bytes]:
+    return {
+        0: struct.pack(">H", 2300),
+        1: _low_word_first(int(power_w / 0.23)),
+        3: _low_word_first(int(power_w * 10)),
+        5: _low_word_first(int(wh) % 10_000_000),
+        7: struct.pack(">HHH", 500, 100, 0),
+    }
+
+
+def _abb(wh: float, power_w: float) -> dict[int, bytes]:
+    return {
+        0x5000: struct.pack(">QQ", int(wh / 10), 0xFFFF_FFFF_FFFF_FFFF),
+        0x5B14: struct.pack(">i", int(power_w * 100)),
+        0x5B2C: struct.pack(">H", 5000),
+    }
+
+
+def _em340(wh: float, power_w: float) -> dict[int, bytes]:
+    return {
+        0x28: _low_word_first(int(power_w * 10)),
+        0x33: struct.pack(">h", 500),
+        0x34: _low_word_first(int(wh / 100)),
+        0x4E: _low_word_first(0),
+    }
+
+
+def _em24(wh: float, power_w: float) -> dict[int, bytes]:
+    return {
+        0x28: _low_word_first(int(power_w * 10)),
+        0x37: struct.pack(">h", 500),
+        0x3E: _low_word_first(int(wh / 100)),
+        0x5C: _low_word_first(0),
+    }
 
 
 @dataclass(frozen=True)
 class Family:
-    """What a meter shows: `registers(wh, power_w)` gives bytes by first address."""
+    """What a meter shows: `registers(wh, power_w)` gives bytes by first address.
+
+    `ranges` are the (first, count) that exist, read by `function`; `identity` is (function,
+    register, bytes) of what it says it is.
+    """
 
     registers: Callable[[float, float], dict[int, bytes]]
+    ranges: list[tuple[int, int]]
     function: int = 4
-    size: int = 0x200
+    identity: tuple[int, int, bytes] | None = None
 
 
-FAMILIES: dict[str, Family] = {"sdm630": Family(sdm630_registers)}
+FAMILIES = {
+    "sdm630": Family(_sdm630, [(0, 0x180)], identity=(3, 0xFC02, b"\x00\x70")),
+    "sdm72": Family(
+        _sdm72,
+        [(0x34, 2), (0x48, 4), (0x156, 2)],
+        identity=(3, 0xFC02, b"\x00\x84"),
+    ),
+    "sdm120": Family(_sdm120, [(0, 0x160)], identity=(3, 0xFC02, b"\x00\x20")),
+    "sdm230": Family(_sdm120, [(0, 0x160)], identity=(3, 0xFC02, b"\x00\x2b")),
+    "pzem004t": Family(_pzem004t, [(0, 10)]),
+    "abb_b2x": Family(
+        _abb,
+        [(0x5000, 0x30), (0x5B00, 0x3A)],
+        function=3,
+        identity=(3, 0x8960, b"B23 112-100\0"),
+    ),
+    "em340": Family(_em340, [(0, 0x60)], identity=(4, 0x0B, b"\x01\x55")),
+    "em24": Family(_em24, [(0, 0x60)], identity=(4, 0x0B, b"\x00\x47")),
+}
 
 
 class SimMeter:
@@ -174,7 +251,11 @@ class SimMeter:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._done = asyncio.Event()
-        registers = [SimData(0, count=self.family.size, datatype=DataType.REGISTERS)]
+        ranges = list(self.family.ranges)
+        if self.family.identity:
+            _, first, data = self.family.identity
+            ranges += [] if first < 0x60 else [(first, len(data) // 2)]
+        registers = [SimData(*r, datatype=DataType.REGISTERS) for r in ranges]
         server = ModbusSerialServer(
             SimDevice(self.address, simdata=registers, action=self._show),
             port=os.ttyname(self._far_slave),
@@ -202,10 +283,16 @@ class SimMeter:
         registers: list[int],
         values: list[int] | list[bool] | None,
     ) -> ExcCodes | None:
-        if function != self.family.function or values is not None:
-            return ExcCodes.ILLEGAL_FUNCTION
         wh = self.wh if self.told_wh is None else self.told_wh
-        for first, data in self.family.registers(wh, self.power_w).items():
+        shown = self.family.registers(wh, self.power_w)
+        if self.family.identity and address == self.family.identity[1]:
+            needed, first, data = self.family.identity
+            shown = {first: data}
+        else:
+            needed = self.family.function
+        if function != needed or values is not None:
+            return ExcCodes.ILLEGAL_FUNCTION
+        for first, data in shown.items():
             for i in range(0, len(data), 2):
                 registers[first + i // 2 - start] = int.from_bytes(data[i : i + 2], "big")
         return None
