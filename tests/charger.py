@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from nor_sim import NorSim
 
 from chargekeep.ledger.ring import Ledger
+from chargekeep.sync.outbox import short
 from chargekeep_tools import keys, objects, wire
 from chargekeep_tools.home import Home
 from chargekeep_tools.reconcile.verify import Station
@@ -117,7 +118,7 @@ class Charger:
                 10: self.log_id,
                 11: first,
                 12: link,
-                13: [[sector, index, bytes(slots)] for sector, index, slots in runs],
+                13: short(runs, link),
             }
             if first > after + 1:
                 body[14] = after

@@ -4,10 +4,13 @@ import pytest
 import sqlalchemy as sa
 from charger import NOW, SITE, Charger, make_home
 
+from chargekeep.sync.outbox import short
 from chargekeep_tools import keys, wire
+from chargekeep_tools.log import slots
+from chargekeep_tools.log.records import verify_batch
 from chargekeep_tools.reconcile import cli, store
 from chargekeep_tools.reconcile.schema import bills, exceptions, records
-from chargekeep_tools.reconcile.verify import open_batch
+from chargekeep_tools.reconcile.verify import expand, open_batch
 from chargekeep_tools.reconcile.worker import Message
 
 
@@ -146,16 +149,45 @@ def test_station_signed_but_its_chain_broken(host):
     charger.charge(10)
     charger.update()
     body = wire.peek_sign1(charger.batches()[0])[2]
-    from zlib import crc32
-
-    sector, index, slots = body[13][0]
-    slot = bytearray(slots[:64])
-    slot[10] ^= 1
-    seed = crc32(sector.to_bytes(4, "little"), crc32(charger.log_id)) ^ index
-    slot[60:] = crc32(slot[:60], seed).to_bytes(4, "little")
-    body[13][0][2] = bytes(slot) + slots[64:]
+    slots = body[13][0][2]
+    body[13][0][2] = slots[:10] + bytes((slots[10] ^ 1,)) + slots[11:]
     host.give(charger, wire.seal_sign1(wire.BATCH, charger.key, body))
     assert host.reconciler.figures.refused == {510: 1} and host.events == []
+
+
+def test_short_form_expands_to_the_bytes_in_flash(host):
+    charger = host.add(Charger("cp-1"))
+    for i in range(90):
+        charger.ledger.append(5, [i, b"x" * (i % 60)])
+        if i % 7 == 0:
+            charger.reboot()  # repeats the last operation, now and then in a new sector
+    charger.ledger.append(5, [0])
+    follows, link = 0, slots.LogId(charger.log_id).genesis
+    sent = charger.batches(max_bytes=700)
+    for data in sent:
+        full = expand(wire.peek_sign1(data)[2], charger.station)
+        _, _, runs = charger.ledger.batch(follows, 700)
+        assert full[13] == [[sector, index, bytes(data)] for sector, index, data in runs]
+        checked = verify_batch(
+            full, link=link, log_id=charger.log_id, keys=slots.Keys(charger.seal)
+        )
+        assert open_batch(data, charger.station).links[-1] == checked.link
+        follows, link = checked.last_seq, checked.link
+    assert host.give(charger, *sent) == len(sent) and charger.ledger.backlog <= 2
+
+
+def test_slot_after_a_lost_one_is_taken_with_its_own_link(host):
+    charger = host.add(Charger("cp-1"))
+    for i in range(10):
+        charger.ledger.append(5, [i, 0])
+    body = wire.peek_sign1(charger.batches(after=4)[0])[2]
+    first, _, runs = charger.ledger.batch(4, 2048)
+    body[12], body[14], body[13] = bytes(8), 0, short(runs, bytes(8))
+    host.give(charger, wire.seal_sign1(wire.BATCH, charger.key, body))
+    assert host.kinds() == ["lost"] and charger.ledger.acknowledged == first + 6
+    body[11], body[13] = 12, [[1, 11, b"\x05\xc2ab" * 2, b"l" * 8]]
+    host.give(charger, wire.seal_sign1(wire.BATCH, charger.key, body))
+    assert host.reconciler.figures.refused == {106: 1}
 
 
 def test_restored_flash_image_is_quarantined(host):

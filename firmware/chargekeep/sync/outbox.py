@@ -1,7 +1,7 @@
-# Sends the ledger up in signed batches, byte for byte as stored, and frees flash only when the
-# host says, signed, that the records are in its database. It promises that a lost packet, connection,
-# host or acknowledgement costs a resend and nothing else, and that status goes ahead of a backlog.
-# Costs about 4 x max_bytes of heap while it seals a batch.
+# Sends the ledger up in signed batches from which the host restores each slot byte for byte, and
+# frees flash only when the host says, signed, that they are in its database. It promises that a
+# lost packet, connection, host or acknowledgement costs a resend and nothing else, and that status
+# goes ahead of a backlog. Costs about 4 x max_bytes of heap while it seals a batch.
 
 import asyncio
 import hashlib
@@ -21,7 +21,11 @@ _SEQ = const(11)
 _LINK = const(12)
 _RUNS = const(13)
 _FOLLOWS = const(14)
-_SLOT = const(64)  # bytes
+_SLOT = const(64)  # bytes of a slot, and where its parts are: FORMATS.md section 4
+_LENGTH = const(63)  # of byte 3
+_LINK_AT = const(-12)
+_CRC_AT = const(-4)
+_LINK_BYTES = const(8)
 _ACK_TIMEOUTS = const(8)  # the wait for an acknowledgement doubles up to this factor
 
 
@@ -158,7 +162,7 @@ class Outbox:
             _LOG_ID: self.ledger.log_id,
             _SEQ: first,
             _LINK: link,
-            _RUNS: [[sector, index, bytes(slots)] for sector, index, slots in runs],
+            _RUNS: short(runs, link),
         }
         if first > self._sent + 1:
             body[_FOLLOWS] = self._sent  # what is between is gone here: do not wait for it
@@ -171,3 +175,18 @@ class Outbox:
         await self.client.publish(self.log_topic, data, wait=False)
         self.batches += 1
         return True
+
+
+def short(runs, link):
+    """Runs of slots as stored to runs of what the host cannot work out (FORMATS.md section 5)."""
+    if link == bytes(_LINK_BYTES):  # unknown: the first slot's own link comes along
+        sector, index, slots = runs[0]
+        runs = [[sector, index, slots[:_SLOT]], [sector, index + 1, slots[_SLOT:]]] + runs[1:]
+    found = []
+    for sector, index, slots in runs:
+        kept = bytearray()
+        for at in range(0, len(slots), _SLOT):
+            kept.extend(slots[at + 2 : at + 4 + (slots[at + 3] & _LENGTH)])
+        if kept:
+            found.append([sector, index, bytes(kept), bytes(slots[_LINK_AT:_CRC_AT])])
+    return found

@@ -119,6 +119,8 @@ class Store:
         log = self.log(connection, batch.site, batch.station, batch.log_id)
         if batch.log_id not in station.logs:
             return self._quarantine(connection, log, batch, now, "unknown_log")
+        if station.logs[batch.log_id] is None:
+            return self._quarantine(connection, log, batch, now, "no_seal_key")
         kind = self._place(connection, log, batch, station)
         if kind == "accepted":
             self._accept(connection, log, batch, now)
