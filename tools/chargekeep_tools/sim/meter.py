@@ -322,7 +322,8 @@ class SimMeter:
         self.requests += 1
         if self.faults.echo:
             os.write(self._near, data)
-        return [(0, data)]
+        # pymodbus answers for addresses it does not have; a bus is silent there.
+        return [(0, data)] if data[0] == self.address else []
 
     def _reply(self, data: bytes) -> list[tuple[float, bytes]]:
         f, chance = self.faults, self._random.random
