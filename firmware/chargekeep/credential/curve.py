@@ -24,8 +24,8 @@ TABLE_SIZE = const(6144)
 _SLICE = const(12)  # columns a run: 3 ms on RP2040
 
 # Registers of the machine. X : Y : Z : T is the running point, x = X/Z, y = Y/Z, xy = T/Z
-# (RFC 8032 section 5.1.4); J, K, L, M the second point of an addition: y + x, y - x, 2dxy, 2z; D is d or 2d,
-# O zero; A, B, C, E, F, G, H, U, V come and go.
+# (RFC 8032 section 5.1.4); J, K, L, M are the second point of an addition: y + x, y - x, 2dxy, 2z;
+# D is d or 2d, O zero; A, B, C, E, F, G, H, U, V come and go.
 _NAMES = "XYZTABCEFGHJKLMDOUV"
 _X = const(0)
 _Y = const(1)

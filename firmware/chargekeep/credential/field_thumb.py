@@ -3,7 +3,6 @@
 # the program, SELECT's address also on the digits (SRAM has no cache).
 
 import micropython
-
 from micropython import const
 
 from chargekeep.credential.product_thumb import address
