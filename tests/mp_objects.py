@@ -1,5 +1,5 @@
 # also: cpython
-# heap: 512k
+# heap: 320k
 import gc
 
 from authority import (

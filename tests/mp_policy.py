@@ -20,7 +20,7 @@ from authority import (
 )
 
 from chargekeep import errors
-from chargekeep.credential import cose, token
+from chargekeep.credential import cose
 
 
 async def test_accepts_and_says_why():
@@ -60,6 +60,8 @@ async def test_refusals_of_tokens():
         (token_text(exp=NOW, nbf=NOW - 2), errors.TOKEN_EXPIRED, "Expired"),
         (token_text(nbf=NOW + 1), errors.TOKEN_NOT_YET_VALID, "NotAtThisTime"),
         (token_text(aud="site-2"), errors.TOKEN_AUDIENCE, "NotAtThisLocation"),
+        (token_text(aud=SITE + "/cp-2"), errors.TOKEN_AUDIENCE, "NotAtThisLocation"),
+        (token_text(aud=SITE + "/"), errors.TOKEN_AUDIENCE, "NotAtThisLocation"),
         (token_text(evse_id=2), errors.TOKEN_EVSE, "NotAtThisLocation"),
         (token_text(limits=[1, 0, 0, 0, 0, 0, 1, 0, 2]), errors.TOKEN_EVSE, "NotAtThisLocation"),
         ("CK1:", errors.TOKEN_FORM, "Invalid"),
@@ -82,6 +84,11 @@ async def test_refusals_of_tokens():
     assert d.kid == ISSUER.kid and d.cti is None and d.id_hash is None
 
 
+async def test_a_token_for_this_station_only():
+    s = await Station().start()
+    await s.accepted(token_text(aud=SITE + "/cp-1"))
+
+
 async def test_malformed_claims():
     s = await Station().start()
     good = claims()
@@ -102,6 +109,7 @@ async def test_malformed_claims():
         {"sub": ""},
         {"sub": "x" * 37},
         {"aud": ""},
+        {"aud": "x" * 66},
         {"exp": 2**32},
         {"exp": "1"},
         {"exp": True},
@@ -343,4 +351,3 @@ async def test_a_verified_token_is_verified_again_under_another_trust_list():
             await s.refused(bytes(forged))
     finally:
         cose.open_sign1_async = real
-    assert SITE and token

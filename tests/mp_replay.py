@@ -1,6 +1,6 @@
 # A station with its real ledger on (emulated) flash and its store on disk, presented the same
 # used-up tokens ten thousand times, over fifty boots and power cuts.
-# heap: 512k
+# heap: 320k
 
 import os
 

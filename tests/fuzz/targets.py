@@ -57,9 +57,9 @@ def fuzz_entitlement(data):
         raise Accepted("limits %r" % (limits,))
     if not 0 < len(claims.id_token) <= 36 or len(claims.cti) != 8:
         raise Accepted("names")
-    claims.check_place(SITE, 1, 1)
+    claims.check_place(SITE, "cp-1", 1, 1)
     claims.check_time(_Clock(), config.Config())
-    if not claims.nbf <= NOW < claims.exp or claims.aud != SITE:
+    if not claims.nbf <= NOW < claims.exp or claims.aud not in (SITE, SITE + "/cp-1"):
         raise Accepted("out of time or place")
 
 

@@ -17,6 +17,7 @@ _CTI = const(7)
 _LIMITS = const(-65537)
 _FORM = errors.TOKEN_FORM
 
+_AUDIENCE = const(65)  # site, slash, station
 _ID_TOKEN = const(36)  # OCPP 2.0.1 part 2, IdTokenType
 _DAY = const(86400)
 
@@ -30,7 +31,7 @@ class Entitlement:
         )
         self.iss = form.text(claims[_ISS], form.NAME, 0, _FORM)
         self.id_token = form.text(claims[_SUB], _ID_TOKEN, 1, _FORM)
-        self.aud = form.text(claims[_AUD], form.NAME, 1, _FORM)
+        self.aud = form.text(claims[_AUD], _AUDIENCE, 1, _FORM)
         self.nbf = form.uint(claims[_NBF], code=_FORM)
         self.exp = form.uint(claims[_EXP], low=self.nbf + 1, code=_FORM)
         self.cti = form.octets(claims[_CTI], 8, _FORM)
@@ -49,9 +50,9 @@ class Entitlement:
             if self.window >> 17 or not days or start > 24 or end > 24:
                 form.fail("window", _FORM)
 
-    def check_place(self, site, evse_id, connector_id):
+    def check_place(self, site, station, evse_id, connector_id):
         """Raises TOKEN_AUDIENCE or TOKEN_EVSE where this is not the place."""
-        if self.aud != site:
+        if self.aud != site and self.aud != site + "/" + station:
             raise ChargekeepError(errors.TOKEN_AUDIENCE)
         if self.evse_id not in (0, evse_id) or self.connector_id not in (0, connector_id):
             raise ChargekeepError(errors.TOKEN_EVSE)

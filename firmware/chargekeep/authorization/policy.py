@@ -152,12 +152,12 @@ class Policy:
         entitlement = Entitlement(await self._open(data))
         decision.cti = entitlement.cti
         decision.id_hash = id_hash(self._site_key, entitlement.id_token)
-        entitlement.check_place(self._objects.site, evse_id, connector_id)
+        objects = self._objects
+        entitlement.check_place(objects.site, objects.station, evse_id, connector_id)
         if self._runs_here(decision, evse_id):
             return
         self._check_revoked(decision)
-        config = self._objects.config
-        entitlement.check_time(self._timebase, config)
+        entitlement.check_time(self._timebase, objects.config)
         if self.spent.damaged:
             raise ChargekeepError(errors.SPENT_LOST)
         decision.exp = entitlement.exp
