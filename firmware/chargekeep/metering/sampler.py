@@ -91,6 +91,8 @@ class Sampler:
         """Tell the last register known from before the boot, so that less than it is doubted."""
         if not self.samples:
             self._last_wh = register_wh
+            if hasattr(self.meter, "anchor"):
+                self.meter.anchor(register_wh)  # a pulse counter has no register of its own
 
     def step(self):
         """Do what is due; the milliseconds until the next call."""
