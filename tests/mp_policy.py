@@ -317,8 +317,13 @@ async def test_damage_of_the_use_table_is_not_forgiven():
     data = bytearray(s.store.read("spent"))
     data[3] ^= 1
     s.store.write("spent", data)
-    await s.boot()
-    assert await s.refused(token_text()) == errors.SPENT_LOST
+    for _ in range(2):
+        await s.boot()
+        assert await s.refused(token_text()) == errors.SPENT_LOST
+        assert await s.refused(token_text(nbf=NOW)) == errors.SPENT_LOST
+        # what was issued later was certainly not used
+        s.clock.sleep(1)
+        await s.accepted(token_text(nbf=NOW + 1))
     s.spent.reset()
     await s.accepted(token_text())
 

@@ -83,19 +83,23 @@ def test_damage_is_noticed():
     spent, store, _ = made()
     spent.begin(CTI, EXP, 1, 1)
     good = store.read("spent")
-    assert not Spent(store, None).damaged
-    for at in range(len(good)):
-        bad = bytearray(good)
-        bad[at] ^= 4
-        store.write("spent", bad)
-        assert Spent(store, None).damaged, at
-    for bad in (b"", good[:-1], good + b"\0", good[34:-1]):
-        store.write("spent", bad)
-        assert Spent(store, None).damaged
+    bad = [good[:at] + bytes((good[at] ^ 4,)) + good[at + 1 :] for at in range(len(good))]
+    bad += [b"", good[:-1], good + b"\0", good[34:-1]]
+    for data in bad:
+        store.write("spent", data)
+        spent = made(store)[0]
+        assert spent.lost_until == NOW and spent.totals(CTI) == (0, 0, 0)
+        assert made(store)[0].lost_until == NOW  # remembered
     store.write("spent", good)
-    assert not Spent(store, None).damaged
+    assert made(store)[0].lost_until == 0
+    store.write("spent", good[:-1])
+    spent = Spent(store, Timebase(0, Clock().ticks_ms))
+    assert spent.lost_until == 2**32 - 1  # while the time is unknown
+    spent, store, _ = made(store)
+    spent.begin(CTI, EXP, 1, 1)
+    assert made(store)[0].lost_until == NOW
     spent.reset()
-    assert spent.totals(CTI) == (0, 0, 0) and not Spent(store, None).damaged
+    assert spent.totals(CTI) == (0, 0, 0) and made(store)[0].lost_until == 0
 
 
 def test_a_full_disk_refuses_and_forgets_nothing():
@@ -134,7 +138,7 @@ def test_every_power_cut_of_uses_and_budgets():
         finished = done == len(story)
         store.steps = 1 << 30
         spent = made(store)[0]
-        assert not spent.damaged
+        assert not spent.lost_until
         at_least = {}
         for _, _, tx, wh in story[:done]:
             at_least[tx] = wh

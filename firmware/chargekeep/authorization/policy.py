@@ -158,7 +158,7 @@ class Policy:
             return
         self._check_revoked(decision)
         entitlement.check_time(self._timebase, objects.config)
-        if self.spent.damaged:
+        if entitlement.nbf <= self.spent.lost_until:
             raise ChargekeepError(errors.SPENT_LOST)
         decision.exp = entitlement.exp
         decision.use_count = entitlement.use_count

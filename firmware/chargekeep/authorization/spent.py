@@ -13,25 +13,38 @@ from chargekeep.errors import ChargekeepError
 _NAME = "spent"
 _RECORD = ">8sIHIIIII"  # cti, exp, uses, Wh and s of ended uses, tx id, Wh and s of that one
 _SIZE = const(34)
-_CHECK = const(8)  # bytes of SHA-256 behind the records
+_LOST = const(4)  # bytes of `lost_until` before the records
+_CHECK = const(8)  # bytes of SHA-256 behind them
 _CAPACITY = const(256)
 _U32 = const(0xFFFFFFFF)
 _U16 = const(0xFFFF)
 
 
 class Spent:
-    """Reads the table of `store`. `damaged` is true where a table was there and did not hold:
-    then uses were forgotten, and no token may be accepted until `rebuild` or `reset`."""
+    """Reads the table of `store`.
+
+    `lost_until`: unix seconds up to which uses may have been forgotten, because a table was there
+    and did not hold; a token that was valid before must not be accepted. 0: nothing was lost.
+    """
 
     def __init__(self, store, timebase, capacity=_CAPACITY):
         self._store = store
         self._timebase = timebase
         self._capacity = capacity
+        self.lost_until = 0
+        self._table = b""
         data = store.read(_NAME)
-        self.damaged = data is not None and (
-            len(data) % _SIZE != _CHECK or data[-_CHECK:] != _check(data[:-_CHECK])
-        )
-        self._table = b"" if data is None or self.damaged else data[:-_CHECK]
+        if data is None:
+            return
+        if len(data) % _SIZE == _LOST + _CHECK and data[-_CHECK:] == _check(data[:-_CHECK]):
+            self.lost_until = int.from_bytes(data[:_LOST], "big")
+            self._table = data[_LOST:-_CHECK]
+            return
+        self.lost_until = max(timebase.now() or 0, timebase.floor())
+        if self.lost_until:
+            self._write(b"")
+        else:
+            self.lost_until = _U32  # no token at all until a boot at which the time is known
 
     def __len__(self):
         return len(self._table) // _SIZE
@@ -80,9 +93,9 @@ class Spent:
         return True
 
     def reset(self):
-        """Forget everything: an operator's decision."""
+        """Forget everything, what was lost included: an operator's decision."""
+        self.lost_until = 0
         self._write(b"")
-        self.damaged = False
 
     def _find(self, cti):
         for at in range(0, len(self._table), _SIZE):
@@ -107,12 +120,13 @@ class Spent:
         self._write(b"".join(kept) + record)
 
     def _write(self, table):
+        data = self.lost_until.to_bytes(_LOST, "big") + table
         try:
-            self._store.write(_NAME, table + _check(table))
+            self._store.write(_NAME, data + _check(data))
         except OSError as e:
             raise ChargekeepError(errors.SPENT_FULL, str(e))
         self._table = table
 
 
-def _check(table):
-    return hashlib.sha256(table).digest()[:_CHECK]
+def _check(data):
+    return hashlib.sha256(data).digest()[:_CHECK]
