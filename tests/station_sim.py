@@ -181,6 +181,9 @@ class World:
             self.load()
         return self.level
 
+    def actuator(self, clock_ms, health):
+        return Relay(self, FeedbackPin(self) if self.feedback else None)
+
     def load(self):
         closed = self.level or self.stuck
         self.meter.flow(self.demand_w if closed and self.plugged_in else 0)
@@ -260,7 +263,7 @@ class Station:
         if world.clock_set:
             self.timebase.hint(EPOCH + clock.now // 1000 + world.step_s)
         self.sampler = Sampler(world.meter, self.health, clock_ms=self.timebase.ticks_ms)
-        actuator = Relay(world, FeedbackPin(world) if world.feedback else None)
+        actuator = world.actuator(self.timebase.ticks_ms, self.health)
         self.used = {}
         self.machine = Machine(
             1,
