@@ -3,6 +3,7 @@
 The world is what a power cut leaves: clock, meter, car and flash. A `Station` is what it takes.
 """
 
+import ocpp_terms as terms
 from meter_sim import Clock
 from nor_sim import NorSim, PowerCut
 
@@ -12,7 +13,6 @@ from chargekeep.health import Health
 from chargekeep.ledger.ring import Ledger
 from chargekeep.metering.sampler import Sampler
 from chargekeep.timebase import Timebase
-from chargekeep.transaction import terms
 from chargekeep.transaction.machine import Machine
 from chargekeep.transaction.relay import Relay
 

@@ -18,16 +18,63 @@ from chargekeep.errors import (
     UNSAFE,
     ChargekeepError,
 )
-from chargekeep.transaction import terms
-from chargekeep.transaction.recall import Memory, Transaction, elapsed_s
 
-BOOTING = "booting"  # until `resume`; nothing is permitted
-IDLE = "idle"
-RESUMING = "resuming"  # a transaction waits for the first sample after a boot
-CHARGING = "charging"  # power is permitted
-SUSPENDED = "suspended"  # withdrawn while the meter is blind, the transaction goes on
-ENDING = "ending"  # withdrawn for good, waiting for the final register
+# Enumerations of the records (FORMATS.md section 4), named as in OCPP 2.0.1 part 2, section 3:
+# TriggerReasonEnumType
+_AUTHORIZED = const(1)
+_CHARGING_STATE_CHANGED = const(3)
+_DEAUTHORIZED = const(4)
+_ENERGY_LIMIT_REACHED = const(5)
+_EV_COMMUNICATION_LOST = const(6)
+_METER_VALUE_PERIODIC = const(8)
+_TIME_LIMIT_REACHED = const(9)
+_STOP_AUTHORIZED = const(10)
+_REMOTE_STOP = const(12)
+_ABNORMAL_CONDITION = const(13)
+_RESET_COMMAND = const(14)
+_EV_DEPARTED = const(15)
 
+# ReasonEnumType: why a transaction stopped
+_STOPPED_DEAUTHORIZED = const(1)
+_STOPPED_EMERGENCY = const(2)
+_STOPPED_ENERGY_LIMIT = const(3)
+_STOPPED_EV_DISCONNECTED = const(4)
+_STOPPED_LOCAL = const(6)
+_STOPPED_OTHER = const(8)
+_STOPPED_POWER_LOSS = const(9)
+_STOPPED_REMOTE = const(12)
+_STOPPED_TIME_LIMIT = const(15)
+
+# ChargingStateEnumType
+_CHARGING = const(1)
+_EV_CONNECTED = const(2)
+_SUSPENDED_EV = const(3)
+_SUSPENDED_EVSE = const(4)
+
+# Record types, and the ledger's counter of transactions
+_RECORD_STARTED = const(2)
+_RECORD_UPDATED = const(3)
+_RECORD_ENDED = const(4)
+_RECORD_METER_VALUE = const(5)
+_RECORD_FAULT = const(9)
+_RECORD_UNATTRIBUTED = const(10)
+_RECORD_SEGMENT = const(11)
+_COUNTER_TRANSACTIONS = const(1)
+
+# `state` of a machine.
+_BOOTING = const("booting")  # until `resume`; nothing is permitted
+_IDLE = const("idle")
+_RESUMING = const("resuming")  # a transaction waits for the first sample after a boot
+_ACTIVE = const("charging")  # power is permitted
+_BLIND = const("suspended")  # withdrawn while the meter is blind, the transaction goes on
+_ENDING = const("ending")  # withdrawn for good, waiting for the final register
+
+_CHECKPOINT_S = const(10)  # what a power cut can cost: this much time ...
+_CHECKPOINT_WH = const(50)  # ... or energy, whichever comes first
+_BLIND_WH = const(500)  # what may flow at most while the meter does not answer
+_GAP_WH = const(200)  # more than this between last record and boot did not flow before the cut
+_RESUME_S = const(60)  # a resumed transaction waits so long for a sample
+_UNATTRIBUTED_WH = const(50)  # recorded in portions of this
 _FLOW_W = const(100)  # less than this is a car that sips or a meter's noise
 _SETTLE_MS = const(500)  # a contactor opens within 0.1 s; cars ramp down within the rest
 _FINAL_MS = const(3000)  # how long to wait for the register after withdrawing
@@ -41,17 +88,47 @@ _BLIND_MS = const(2500)  # two samples are missing
 _OVERLOAD_MS = const(10000)  # power above its limit may last this long
 _FAULT_DETAIL = const(40)
 
-# Why a transaction stopped, by the trigger of its last event (for stops a power cut interrupted).
-_REASONS = {
-    terms.DEAUTHORIZED: terms.STOPPED_DEAUTHORIZED,
-    terms.ENERGY_LIMIT_REACHED: terms.STOPPED_ENERGY_LIMIT,
-    terms.EV_COMMUNICATION_LOST: terms.STOPPED_EV_DISCONNECTED,
-    terms.TIME_LIMIT_REACHED: terms.STOPPED_TIME_LIMIT,
-    terms.STOP_AUTHORIZED: terms.STOPPED_LOCAL,
-    terms.REMOTE_STOP: terms.STOPPED_REMOTE,
-    terms.RESET_COMMAND: terms.STOPPED_REBOOT,
-    terms.EV_DEPARTED: terms.STOPPED_EV_DISCONNECTED,
-}
+# Why a transaction stopped, by the trigger of its last event, for a stop that a power cut
+# interrupted; without one (0) the power cut itself is the reason.
+_REASONS = b"\x09\x08\x08\x08\x01\x03\x04\x08\x08\x0f\x06\x08\x0c\x08\x0b\x04"
+
+_WEEK_S = const(604800)
+
+
+class Transaction:
+    """A running transaction. Energy is the register's way from `start_wh` plus `offset_wh`,
+    which is what segments added (the old meter's end minus the new one's begin)."""
+
+    def __init__(self, started):
+        # `started` is the body of its record: tx id, EVSE, connector, id hash, cti, kid, ...
+        self.id = started[0]
+        self.id_hash = started[3]
+        self.cti = started[4]
+        self.kid = started[5]
+        self.start_wh = started[6]
+        self.tariff_id = started[7]
+        self.tariff_version = started[8]
+        self.max_wh = started[9]
+        self.max_s = started[10]
+        self.max_w = started[11]
+        self.seq_no = 0
+        self.offset_wh = 0
+        self.elapsed_s = 0  # up to its last record
+        self.stopping = 0  # trigger of a stop that was asked for
+
+    def energy_wh(self, register_wh):
+        return register_wh - self.start_wh + self.offset_wh
+
+
+def elapsed_s(earlier, later):
+    """Seconds between two stamps; across a boot with no usable clock, at least the uptime."""
+    if earlier[2] == later[2]:
+        return later[3] - earlier[3]
+    if earlier[0] is not None and later[0] is not None:
+        passed = later[0] - earlier[0]
+        if later[3] <= passed <= _WEEK_S:
+            return passed
+    return later[3]
 
 
 class Machine:
@@ -76,19 +153,13 @@ class Machine:
         on_begin=None,
         on_used=None,
         may_resume=None,
-        checkpoint_s=10,
-        checkpoint_wh=50,
-        blind_wh=500,
-        gap_wh=200,
-        resume_s=60,
-        unattributed_wh=50,
     ):
         self.evse_id = evse_id
         self.connector_id = connector_id
-        self.state = BOOTING
+        self.state = _BOOTING
         self.transaction = None
         self.unsafe = 0
-        self.charging_state = terms.EV_CONNECTED
+        self.charging_state = _EV_CONNECTED
         self._ledger = ledger
         self._sampler = sampler
         self._actuator = actuator
@@ -97,12 +168,6 @@ class Machine:
         self._on_begin = on_begin
         self._on_used = on_used
         self._may_resume = may_resume
-        self._checkpoint_s = checkpoint_s
-        self._checkpoint_wh = checkpoint_wh
-        self._blind_wh = blind_wh
-        self._gap_wh = gap_wh  # more than this between last record and boot is not believed
-        self._resume_s = resume_s
-        self._unattributed_wh = unattributed_wh
         self._accounted_wh = None  # all energy up to this register is in the ledger
         self._seen = 0  # sampler.samples at the last tick
         self._stamp = None  # of the transaction's last record
@@ -139,10 +204,10 @@ class Machine:
             return True
         if not self.matches(decision):
             raise ChargekeepError(EVSE_OCCUPIED)
-        self.stop(terms.STOPPED_LOCAL, terms.STOP_AUTHORIZED)
+        self.stop(_STOPPED_LOCAL, _STOP_AUTHORIZED)
         return False
 
-    def start(self, decision, trigger=terms.AUTHORIZED):
+    def start(self, decision, trigger=_AUTHORIZED):
         """Begin a transaction and permit power; returns its id.
 
         `decision` has accepted, stop, code, id_hash, cti, kid, max_wh, max_s, max_w, tariff_id and
@@ -151,15 +216,15 @@ class Machine:
         """
         if not decision.accepted:
             raise ChargekeepError(decision.code)
-        if self.state != IDLE:
+        if self.state != _IDLE:
             raise ChargekeepError(TRANSACTION_STATE, self.state)
         if self.unsafe:
             raise ChargekeepError(UNSAFE, str(self.unsafe))
         if self._accounted_wh is None or self._sampler.sample is None or self._sampler.fault:
             raise ChargekeepError(METER_STALE)
         register = self._sampler.register_wh
-        number = self._ledger.counter(terms.COUNTER_TRANSACTIONS) + 1
-        self._durably(self._ledger.advance, terms.COUNTER_TRANSACTIONS, number)
+        number = self._ledger.counter(_COUNTER_TRANSACTIONS) + 1
+        self._durably(self._ledger.advance, _COUNTER_TRANSACTIONS, number)
         if self._on_begin:
             self._on_begin(decision, number)
         body = [
@@ -177,9 +242,9 @@ class Machine:
             decision.max_w or 0,
             trigger,
         ]
-        records = [(terms.RECORD_STARTED, body)]
+        records = [(_RECORD_STARTED, body)]
         if register > self._accounted_wh:
-            leak = (terms.RECORD_UNATTRIBUTED, [self._accounted_wh, register])
+            leak = (_RECORD_UNATTRIBUTED, [self._accounted_wh, register])
             records.insert(0, leak)
         self._stamp = self._timebase.stamp()
         self._durably(self._ledger.append_many, records)
@@ -188,22 +253,26 @@ class Machine:
         self._permit()
         return number
 
-    def stop(self, reason=terms.STOPPED_REMOTE, trigger=terms.REMOTE_STOP):
+    def stop(self, reason=_STOPPED_REMOTE, trigger=_REMOTE_STOP):
         """Withdraw power now and end the transaction at the register read after that.
 
         Raises TRANSACTION_STATE without a transaction; a second stop changes nothing.
         """
         if self.transaction is None:
             raise ChargekeepError(TRANSACTION_STATE, self.state)
-        if self.state == ENDING:
+        if self.state == _ENDING:
             return
         self._withdraw()
-        self._enter(ENDING)
+        self._enter(_ENDING)
         self._reason = reason
         self._stop_wh = self._sampler.register_wh if self._sampler.age_ms() < _BLIND_MS else None
         self.transaction.stopping = trigger
         # Durable at once, so that a power cut from here on does not resume what was stopped.
-        self._update(trigger, terms.EV_CONNECTED)
+        self._update(trigger, _EV_CONNECTED)
+
+    def deauthorize(self):
+        """The running transaction's token was revoked. Raises TRANSACTION_STATE without one."""
+        self.stop(_STOPPED_DEAUTHORIZED, _DEAUTHORIZED)
 
     def emergency(self, code, detail=""):
         """Withdraw power now, whatever the state, and refuse to start until `clear`."""
@@ -211,8 +280,8 @@ class Machine:
         if self.unsafe != code:
             self.unsafe = code
             self._fault(code, detail)
-        if self.transaction and self.state != ENDING:
-            self.stop(terms.STOPPED_EMERGENCY, terms.ABNORMAL_CONDITION)
+        if self.transaction and self.state != _ENDING:
+            self.stop(_STOPPED_EMERGENCY, _ABNORMAL_CONDITION)
 
     def clear(self):
         """The operator has looked at what was unsafe."""
@@ -241,6 +310,8 @@ class Machine:
     def resume(self):
         """Take up what the ledger tells; call once, before the sampler runs."""
         self._withdraw()
+        from chargekeep.transaction.recall import Memory  # used once, not kept in RAM
+
         memory = Memory(self._ledger)
         if memory.ended:
             self._used(memory.ended, memory.ended_wh)
@@ -248,37 +319,37 @@ class Machine:
         if memory.last_wh is not None:
             self._sampler.anchor(memory.last_wh)
         self.transaction = memory.transaction
-        self._enter(RESUMING if self.transaction else IDLE)
+        self._enter(_RESUMING if self.transaction else _IDLE)
         self._stamp = memory.stamp
         self._recorded_wh = memory.register_wh
 
     def _resume(self):
-        # In RESUMING with a sample, or with the wait for one over.
+        # In _RESUMING with a sample, or with the wait for one over.
         tx = self.transaction
         register = self._sampler.register_wh
         if register is None:
             register = self._recorded_wh
-            self._end(_REASONS.get(tx.stopping, terms.STOPPED_POWER_LOSS), register)
+            self._end(_REASONS[tx.stopping], register)
             return
-        self._reason = terms.STOPPED_POWER_LOSS
-        if not 0 <= register - self._recorded_wh <= self._gap_wh:
+        self._reason = _STOPPED_POWER_LOSS
+        if not 0 <= register - self._recorded_wh <= _GAP_WH:
             # More than flowed before the cut: what came after belongs to nobody.
-            self._end(_REASONS.get(tx.stopping, self._reason), self._recorded_wh)
+            self._end(_REASONS[tx.stopping], self._recorded_wh)
         elif tx.stopping:
-            self._end(_REASONS.get(tx.stopping, terms.STOPPED_OTHER), register)
+            self._end(_REASONS[tx.stopping], register)
         elif self._actuator.vehicle() is False:
             self._end(self._reason, register)
         elif self._may_resume and not self._may_resume(tx):
-            self._end(terms.STOPPED_DEAUTHORIZED, register, terms.DEAUTHORIZED)
+            self._end(_STOPPED_DEAUTHORIZED, register, _DEAUTHORIZED)
         elif not self._limits():
-            self._update(terms.ABNORMAL_CONDITION, terms.SUSPENDED_EV)
+            self._update(_ABNORMAL_CONDITION, _SUSPENDED_EV)
             self._permit()
 
     # Time passes
 
     def tick(self):
         """Look at the meter, the contactor and the clock."""
-        if self.state == BOOTING:
+        if self.state == _BOOTING:
             return
         self._actuator.poll()
         self._watch_contactor()
@@ -286,12 +357,12 @@ class Machine:
         self._seen = self._sampler.samples
         if self._accounted_wh is None and self._sampler.samples:
             self._found()
-        if self.state == IDLE:
+        if self.state == _IDLE:
             self._idle(fresh)
-        elif self.state == ENDING:
+        elif self.state == _ENDING:
             self._ending()
-        elif self.state == RESUMING:
-            if self._sampler.samples or self._for_ms() > 1000 * self._resume_s:
+        elif self.state == _RESUMING:
+            if self._sampler.samples or self._for_ms() > 1000 * _RESUME_S:
                 self._resume()
         else:
             self._charging(fresh)
@@ -299,7 +370,7 @@ class Machine:
     def _found(self):
         # The register as this station found it: what came before is not ours.
         register = self._sampler.register_wh
-        if self._append(terms.RECORD_METER_VALUE, [register, self._sampler.power_w or 0]):
+        if self._append(_RECORD_METER_VALUE, [register, self._sampler.power_w or 0]):
             self._accounted_wh = register
 
     def _idle(self, fresh):
@@ -307,7 +378,7 @@ class Machine:
             return
         register = self._sampler.register_wh
         self._watch_leak(register)
-        if register - self._accounted_wh >= self._unattributed_wh:
+        if register - self._accounted_wh >= _UNATTRIBUTED_WH:
             self._unattributed(register)
 
     def _ending(self):
@@ -324,28 +395,28 @@ class Machine:
 
     def _charging(self, fresh):
         if self._actuator.vehicle() is False:
-            self.stop(terms.STOPPED_EV_DISCONNECTED, terms.EV_COMMUNICATION_LOST)
+            self.stop(_STOPPED_EV_DISCONNECTED, _EV_COMMUNICATION_LOST)
             return
         if self._limits():
             return
         if self._sampler.fault or self._sampler.age_ms() > _BLIND_MS:
             self._blind()
-        elif self.state == SUSPENDED and fresh:
-            self._update(terms.CHARGING_STATE_CHANGED, terms.SUSPENDED_EV)
+        elif self.state == _BLIND and fresh:
+            self._update(_CHARGING_STATE_CHANGED, _SUSPENDED_EV)
             self._permit()
-        if self.state == CHARGING and fresh and not self._flow():
+        if self.state == _ACTIVE and fresh and not self._flow():
             return
         moved = self._last_wh() - self._recorded_wh
-        rest = self._checkpoint_s if moved else _IDLE_CHECKPOINTS * self._checkpoint_s
-        if moved >= self._checkpoint_wh or self._since_record_s() >= rest:
-            self._update(terms.METER_VALUE_PERIODIC, self.charging_state)
+        rest = _CHECKPOINT_S if moved else _IDLE_CHECKPOINTS * _CHECKPOINT_S
+        if moved >= _CHECKPOINT_WH or self._since_record_s() >= rest:
+            self._update(_METER_VALUE_PERIODIC, self.charging_state)
 
     def _limits(self):
         tx = self.transaction
         if tx.max_wh and tx.energy_wh(self._last_wh()) >= tx.max_wh:
-            self.stop(terms.STOPPED_ENERGY_LIMIT, terms.ENERGY_LIMIT_REACHED)
+            self.stop(_STOPPED_ENERGY_LIMIT, _ENERGY_LIMIT_REACHED)
         elif tx.max_s and self._elapsed_s() >= tx.max_s:
-            self.stop(terms.STOPPED_TIME_LIMIT, terms.TIME_LIMIT_REACHED)
+            self.stop(_STOPPED_TIME_LIMIT, _TIME_LIMIT_REACHED)
         else:
             return False
         return True
@@ -355,33 +426,33 @@ class Machine:
         power = self._sampler.power_w
         if power is None:
             return True
-        state = terms.CHARGING if power >= _FLOW_W else terms.SUSPENDED_EV
+        state = _CHARGING if power >= _FLOW_W else _SUSPENDED_EV
         if state != self.charging_state:
-            self._update(terms.CHARGING_STATE_CHANGED, state)
+            self._update(_CHARGING_STATE_CHANGED, state)
         limit = self.transaction.max_w
         if not limit or self._throttled or power <= limit + limit // 20 + _FLOW_W:
             self._overload_ms = None
         elif self._overload_ms is None:
             self._overload_ms = self._now()
         elif time.ticks_diff(self._now(), self._overload_ms) > _OVERLOAD_MS:
-            self.stop(terms.STOPPED_OTHER, terms.ABNORMAL_CONDITION)
+            self.stop(_STOPPED_OTHER, _ABNORMAL_CONDITION)
             return False
         return True
 
     def _blind(self):
         # The meter does not answer: what flows unseen is bounded, by the energy limit as well.
-        if self.state == SUSPENDED:
+        if self.state == _BLIND:
             return
         tx = self.transaction
-        bound = self._blind_wh
+        bound = _BLIND_WH
         if tx.max_wh:
             bound = min(bound, tx.max_wh - tx.energy_wh(self._last_wh()))
         flowed = self._sampler.age_ms() // 1000 * self._sampler.max_power_w // 3600
         if flowed >= bound:
             self._withdraw()
-            self._enter(SUSPENDED)
+            self._enter(_BLIND)
             self._fault(self._sampler.fault or METER_STALE, "blind")
-            self._update(terms.ABNORMAL_CONDITION, terms.SUSPENDED_EVSE)
+            self._update(_ABNORMAL_CONDITION, _SUSPENDED_EVSE)
 
     def _watch_contactor(self):
         closed = self._actuator.feedback()
@@ -423,8 +494,8 @@ class Machine:
     def _permit(self):
         self._throttled = self._actuator.limit(self.transaction.max_w)
         self._opened_wh = self._overload_ms = None
-        self.charging_state = terms.SUSPENDED_EV
-        self._enter(CHARGING)
+        self.charging_state = _SUSPENDED_EV
+        self._enter(_ACTIVE)
         self._actuator.permit()
 
     def _withdraw(self):
@@ -468,7 +539,7 @@ class Machine:
         stamp = self._timebase.stamp()
         register = self._last_wh()
         body = [tx.id, tx.seq_no + 1, trigger, register, charging_state]
-        if self._append(terms.RECORD_UPDATED, body):
+        if self._append(_RECORD_UPDATED, body):
             self._recorded(stamp, register)
 
     def _recorded(self, stamp, register):
@@ -481,24 +552,24 @@ class Machine:
     def _end(self, reason, register, trigger=0):
         tx = self.transaction
         if not trigger:
-            trigger = tx.stopping or terms.ABNORMAL_CONDITION
+            trigger = tx.stopping or _ABNORMAL_CONDITION
         stamp = self._timebase.stamp()
-        if not self._append(terms.RECORD_ENDED, [tx.id, tx.seq_no + 1, trigger, reason, register]):
-            if self.state != ENDING:
+        if not self._append(_RECORD_ENDED, [tx.id, tx.seq_no + 1, trigger, reason, register]):
+            if self.state != _ENDING:
                 self._reason = reason
-                self._enter(ENDING)
+                self._enter(_ENDING)
             return
         self._recorded(stamp, register)
         self._used(tx, tx.energy_wh(register))
         self.transaction = None
-        self._enter(IDLE)
+        self._enter(_IDLE)
 
     def _used(self, tx, energy_wh):
         if self._on_used and tx.cti is not None:
             self._on_used(tx.cti, tx.id, energy_wh, tx.elapsed_s)
 
     def _unattributed(self, register):
-        if self._append(terms.RECORD_UNATTRIBUTED, [self._accounted_wh, register]):
+        if self._append(_RECORD_UNATTRIBUTED, [self._accounted_wh, register]):
             self._accounted_wh = register
 
     def _segment(self, old, new, reason):
@@ -508,7 +579,7 @@ class Machine:
         tx = self.transaction
         if not tx and old > self._accounted_wh:
             self._unattributed(old)
-        if not self._append(terms.RECORD_SEGMENT, [old, new, reason]):
+        if not self._append(_RECORD_SEGMENT, [old, new, reason]):
             return False
         if tx:
             tx.offset_wh += old - new
@@ -519,4 +590,4 @@ class Machine:
 
     def _fault(self, code, detail):
         self._health.count(code, detail)
-        self._append(terms.RECORD_FAULT, [code, self._health.errors[code], detail[:_FAULT_DETAIL]])
+        self._append(_RECORD_FAULT, [code, self._health.errors[code], detail[:_FAULT_DETAIL]])
