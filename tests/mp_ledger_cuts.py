@@ -2,7 +2,7 @@
 # recovery. What was acknowledged is there, what was in flight is there whole or not, and once the
 # restarted ledger has appended a record nothing changes any more.
 # also: cpython
-# heap: 512k
+# heap: 1024k
 # nightly: test_many_cuts
 # nightly: test_long_soak
 
@@ -15,7 +15,7 @@ from chargekeep.ledger.ring import Ledger
 
 LOG = b"0123456789abcdef"
 KEY = bytes(range(32))
-SECTORS = 4
+SECTORS = 6
 FAST = sys.implementation.name == "cpython"
 
 

@@ -22,7 +22,7 @@ class Clock:
 
 @pytest.fixture
 def ledger(tmp_path):
-    device = NorFile(os.fspath(tmp_path / "flash"), 4)
+    device = NorFile(os.fspath(tmp_path / "flash"), 8)
     Ledger.format(device, LOG, KEY)
     ledger = Ledger(device, KEY, Clock())
     ledger.mount()

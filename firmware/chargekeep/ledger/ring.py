@@ -11,9 +11,9 @@ from micropython import const
 from chargekeep import cbor, errors
 from chargekeep.errors import ChargekeepError
 from chargekeep.ledger import header, record
-from chargekeep.ledger.reader import ACKNOWLEDGED, SLOTS, Reader
+from chargekeep.ledger.reader import ACKNOWLEDGED, MAX_SECTORS, SLOTS, Reader
 from chargekeep.ledger.record import BODY, LINK, PAYLOAD, SLOT
-from chargekeep.ledger.seal import SealKey, close_seal, link_key
+from chargekeep.ledger.seal import SealKey, close_seal, head_message, link_key
 
 _BLOCK = const(4096)
 _PAGE = const(256)
@@ -21,6 +21,8 @@ _PAGE_SLOTS = const(4)
 _HEADER = const(256)  # bytes before the slots
 _LIMIT = const(0xFFFFFF00)  # no seq gets here; a new log is due long before
 _RESERVE = const(60)  # slots that only the end of a transaction may use
+_THIN_BELOW = const(120)  # free slots; thinning needs one sector to work in
+_THIN_EARLY = const(180)
 _CLOSING = (record.TX_ENDED, record.HEAD)
 _FAILURES = const(3)  # failed programs that end the use of a sector
 _READS = const(16)  # of a page that was erased before this power cycle, ahead of its first use
@@ -66,6 +68,7 @@ class Ledger(Reader):
         self._failures = 0  # of programs in the head sector
         self._spare = 0  # sectors that may be erased
         self._durable = self._acknowledged = 0
+        self._thin_at = 0  # sector seq that thinning looked at last, or minus the head's when done
 
     # Formatting and mounting
 
@@ -108,7 +111,7 @@ class Ledger(Reader):
         newer major version (a newer minor one is mounted read-only), LEDGER_TAMPERED where the
         newest sector is not sealed by our key (`read_only` mounts it nevertheless).
         """
-        self._survey()
+        unknown = self._survey()
         acknowledged = 0
         while True:
             self._head = self._newest()
@@ -121,17 +124,27 @@ class Ledger(Reader):
                     raise ChargekeepError(errors.LEDGER_VERSION, "%#x" % here.version)
                 self._header = here
                 self.writable = not read_only and here.version <= header.VERSION
-                doubtful = self._unlock() if self.writable else False
+                doubtful = self.writable and self._unlock(here.epoch, bool(unknown))
                 self._replay()
                 acknowledged = max(acknowledged, self._durable)
                 if self._used or not doubtful or self._seq_before(here.seq) < 0:
                     break
+            else:
+                unknown.append(self._head)
             # Torn while it was opened, or whole but not known to be: that may fade again.
             self._seq[self._head] = 0
-        self._durable = self._acknowledged = acknowledged
+        if unknown:
+            from chargekeep.ledger.rescue import rescue
+
+            rescue(self, unknown)
+            if self.writable:
+                self._seal.go(self._header.epoch)  # raises where a newer sector is gone
+        self._durable = self._acknowledged = max(acknowledged, self._durable)
         self._count_spare()
 
     def _survey(self):
+        # Which block is which sector. Returns the blocks that are neither ours nor blank.
+        unknown = []
         data = bytearray(header.PREFIX)
         self.log_id = None
         for block in range(self.sectors):
@@ -139,12 +152,15 @@ class Ledger(Reader):
             found = header.prefix(data)
             self._seq[block] = 0
             if not found:
+                if data != _ONES[: header.PREFIX]:
+                    unknown.append(block)
                 continue
             if self.log_id not in (None, found[3]):
                 raise ChargekeepError(errors.LEDGER_FOREIGN, "two ledgers")
             self.log_id = found[3]
             self._seq[block] = found[1]
             self._first[block] = found[2]
+        return unknown
 
     def _newest(self):
         return self._seq_before(1 << 32)
@@ -156,14 +172,20 @@ class Ledger(Reader):
                 best = block
         return best
 
-    def _unlock(self):
+    def _unlock(self, epoch, lost):
         # Authenticates the header in `_page`. True where the key file does not know of it yet.
+        # `lost`: the newest sector may be one whose header is damaged, and the key be its key.
         self._seal = SealKey(*self._secret)
-        doubtful = self._seal.epoch < self._header.epoch
-        self._seal.go(self._header.epoch)
+        if lost and self._seal.epoch == epoch + 1:
+            return False
+        doubtful = self._seal.epoch < epoch
+        self._turn_key(epoch)
         header.authentic(self._page, self._seal.key)
-        self._work[:_KEY] = link_key(self._seal.key)
         return doubtful
+
+    def _turn_key(self, epoch):
+        self._seal.go(epoch)
+        self._work[:_KEY] = link_key(self._seal.key)
 
     def _replay(self):
         # Counters, chain and position from the head sector's slots.
@@ -184,9 +206,9 @@ class Ledger(Reader):
             if slot[2] & record.TYPE == record.COUNTER:
                 index, value = cbor.loads(slot[4 : 4 + (slot[3] & record.LENGTH)])[4:]
                 here.counters[index] = max(here.counters[index], value)
-        if count:
-            self._next = max(self._next, self._of[count - 1] + 1)
-            self._work[_KEY:_SLOT_AT] = slot[record.LINK_AT : record.CRC_AT]
+            if i == count - 1:
+                self._next = max(self._next, self._of[i] + 1)
+                self._work[_KEY:_SLOT_AT] = slot[record.LINK_AT : record.CRC_AT]
         self._settled = self._next - 1 - len(self._pin)
         self._durable = max(here.acknowledged, here.counters[ACKNOWLEDGED])
         # The operation that was cut may have touched the page after the last good slot without
@@ -234,6 +256,8 @@ class Ledger(Reader):
 
         Raises LEDGER_FULL, LEDGER_RANGE (more than 576 bytes), LEDGER_ERASE, LEDGER_EXHAUSTED.
         """
+        if not 0 < record_type <= record.TYPE or record_type == record.COUNTER:
+            raise ChargekeepError(errors.LEDGER_RANGE, "type %d" % record_type)
         return self._store([(record_type, cbor.dumps(self._timebase.stamp() + body))])
 
     def append_many(self, items):
@@ -252,11 +276,15 @@ class Ledger(Reader):
         if value < now:
             raise ChargekeepError(errors.COUNTER_DECREASE, "%d: %d to %d" % (index, now, value))
         if value > now:
-            self._advance(index, value)
+            body = cbor.dumps(self._timebase.stamp() + [index, value])
+            self._store([(record.COUNTER, body)])
+            self._header.counters[index] = value
 
-    def _advance(self, index, value):
-        self.append(record.COUNTER, [index, value])
-        self._header.counters[index] = value
+    def append_head(self, sign):
+        """Have the station sign the head of the chain: `sign(message) -> 64 bytes`. The seq."""
+        seq, link = self.head
+        signature = sign(head_message(self.log_id, seq, link))
+        return self.append(record.HEAD, [seq, link, signature])
 
     def _store(self, encoded, reserve=_RESERVE):
         if not self.writable:
@@ -264,13 +292,15 @@ class Ledger(Reader):
         need = len(self._pin)
         for kind, payload in encoded:
             slots = (len(payload) + PAYLOAD - 1) // PAYLOAD
-            if not 0 < slots <= record.MAX_SLOTS or not 0 < kind <= record.TYPE:
+            if not 0 < slots <= record.MAX_SLOTS or not 0 < kind & record.TYPE:
                 raise ChargekeepError(errors.LEDGER_RANGE, "%d bytes" % len(payload))
             need += slots
             if kind in _CLOSING:
                 reserve = 0
         if self._next + need > _LIMIT:
             raise ChargekeepError(errors.LEDGER_EXHAUSTED, "start a new log")
+        if reserve and self.free_slots - need < _THIN_BELOW:
+            self._thin(_THIN_BELOW + need)
         if self.free_slots - need < reserve:
             raise ChargekeepError(errors.LEDGER_FULL, "%d slots" % self.free_slots)
         done = mark = 0
@@ -299,6 +329,14 @@ class Ledger(Reader):
             except (ChargekeepError, OSError):
                 self._rewind(next_, link)
                 raise
+
+    def _thin(self, enough, limit=MAX_SECTORS):
+        from chargekeep.ledger.thin import thin
+
+        done = 0
+        while done < limit and self.free_slots < enough and thin(self):
+            done += 1
+        return done > 0
 
     def _rewind(self, next_, link):
         self._index += -self._index % _PAGE_SLOTS  # part of the page may be programmed
@@ -495,8 +533,12 @@ class Ledger(Reader):
         return tail
 
     def maintain(self):
-        """Erase the next sector ahead of its use, where it is time. Call only when flash may
-        stall for 45 to 400 ms. True where it did erase."""
+        """Erase the next sector ahead of its use, or thin one, where it is time. True if it did.
+
+        Call only when flash may stall for 45 to 400 ms, or a second where the ring is nearly full.
+        """
+        if self.writable and self.free_slots < _THIN_EARLY and self._thin(_THIN_EARLY, 1):
+            return True
         if not self.writable or self._ready >= 0 or self._index < SLOTS // 2 or not self._spare:
             return False
         return self._erase(self._victim())

@@ -1,0 +1,168 @@
+# A ring that no host reads: intermediate values go first and say so, then new transactions are
+# refused, and a running one can always end. Endless restarts use a bounded number of sectors.
+# also: cpython
+# heap: 768k
+# nightly: test_ten_thousand_boots
+
+import sys
+
+from mptest import raises
+from nor_sim import MemoryStore, NorSim
+
+from chargekeep import errors
+from chargekeep.errors import ChargekeepError
+from chargekeep.ledger import record
+from chargekeep.ledger.ring import Ledger
+
+LOG = b"0123456789abcdef"
+FAST = sys.implementation.name == "cpython"
+
+
+class Clock:
+    def stamp(self):
+        return [1_800_000_000, 3, 7, 1234]
+
+
+def fresh(sectors):
+    device = NorSim(sectors)
+    store = MemoryStore()
+    Ledger.format(device, LOG, bytes(32), store)
+    return device, store, mounted(device, store)
+
+
+def mounted(device, store):
+    ledger = Ledger(device, None, Clock(), store)
+    ledger.mount()
+    return ledger
+
+
+def transaction(ledger, tx, updates, start_wh):
+    """One transaction; what it added to the register."""
+    ledger.append(
+        record.TX_STARTED, [tx, 1, 1, None, b"c" * 8, b"kidk", start_wh, 1, 1, 0, 0, 0, 1]
+    )
+    for i in range(updates):
+        ledger.append(record.TX_UPDATED, [tx, i + 1, 8, start_wh + i, 1])
+    ledger.append(record.TX_ENDED, [tx, updates + 1, 10, 6, start_wh + updates])
+
+
+def test_thinning_keeps_every_start_and_end():
+    device, store, ledger = fresh(12)
+    tx = 0
+    refused = None
+    while refused is None:
+        try:
+            transaction(ledger, tx + 1, 30, 1000 * tx)
+            tx += 1
+        except ChargekeepError as e:
+            refused = e.code
+            assert tx < 200
+    assert refused == errors.LEDGER_FULL
+    assert tx > 2 * 600 // 33, tx  # more than would fit unthinned
+    kinds = {}
+    dropped = 0
+    last_of = {}
+    for seq, kind, body in ledger.records():
+        kinds.setdefault(kind, {}).setdefault(body[4], []).append(seq)
+        if kind == record.THINNED:
+            dropped += body[6]
+            assert body[4] <= body[5]
+        elif kind == record.TX_UPDATED:
+            last_of[body[4]] = max(last_of.get(body[4], 0), body[5])
+    for number in range(1, tx + 1):
+        assert len(kinds[record.TX_STARTED][number]) == 1
+        assert len(kinds[record.TX_ENDED][number]) == 1
+        # in order of the seqs that they were given first
+        assert kinds[record.TX_STARTED][number] < kinds[record.TX_ENDED][number]
+    left = sum([len(kinds[record.TX_UPDATED].get(n, ())) for n in range(1, tx + 1)])
+    assert dropped >= 30 * tx - left > 100
+    # A running transaction ends, again and again, for as long as there is a slot.
+    before = ledger.free_slots
+    assert before >= 50
+    for i in range(before - 8):
+        ledger.append(record.TX_ENDED, [tx + 1, i, 6, 6, 1])
+    raises(ChargekeepError, ledger.append, record.TX_STARTED, [tx + 2, 1, 1], code=502)
+    # The host comes back: what is there is consistent, and everything is free again.
+    after, link = ledger.acknowledged, None
+    while True:
+        batch = ledger.batch(after, 2000)
+        if not batch:
+            break
+        first, before_link, runs = batch
+        assert first > after
+        assert link is None or first > after + 1 or before_link == link
+        after = first - 1 + sum([len(run[2]) for run in runs]) // 64
+        link = runs[-1][2][-12:-4]
+        ledger.acknowledge(LOG, after, link)
+    for seq, kind, body in ledger.records(after + 1):
+        assert kind == record.COUNTER and body[4] == 11, seq
+    assert ledger.free_slots > 10 * 60
+    transaction(ledger, tx + 2, 3, 0)
+    assert mounted(device, store).head == ledger.head
+
+
+def test_counters_outlive_thinning():
+    device, store, ledger = fresh(8)
+    for i in range(3000):
+        ledger.advance(i % 8, i + 1)
+        if i % 100 == 0:
+            ledger.append(record.METER_VALUE, [i, 1])
+    assert [ledger.counter(i) for i in range(8)] == list(range(2993, 3001))
+    ledger = mounted(device, store)
+    assert [ledger.counter(i) for i in range(8)] == list(range(2993, 3001))
+
+
+def boots(count, sectors):
+    device, store, ledger = fresh(sectors)
+    transaction(ledger, 1, 20, 0)
+    for _ in range(count):
+        ledger = mounted(device, store)
+        ledger.advance(0, ledger.counter(0) + 1)
+        ledger.append(record.BOOT, [3, "1.0"])
+    assert ledger.counter(0) == count
+    kinds = [kind for _, kind, _ in ledger.records()]
+    assert kinds.count(record.TX_STARTED) == kinds.count(record.TX_ENDED) == 1
+    assert ledger.free_slots >= 60
+    assert max(device.erases) <= 3 * min(device.erases) + 3, device.erases
+    print("boots:", count, "erases a sector:", max(device.erases), "kept:", len(kinds))
+
+
+def test_boot_loop():
+    boots(800 if FAST else 300, 8)
+
+
+def test_ten_thousand_boots():
+    boots(10_000, 64)
+
+
+def test_mounting_alone_writes_nothing():
+    device, store, ledger = fresh(4)
+    ledger.append(record.METER_VALUE, [1, 2])
+    before = bytes(device.data)
+    operations = device.operations
+    for _ in range(50):
+        mounted(device, store)
+    assert device.operations == operations and device.data == before
+
+
+def test_full_of_what_must_stay():
+    device, store, ledger = fresh(4)
+    count = 0
+    while True:
+        try:
+            ledger.append(
+                record.TX_ENDED if count < 20 else record.REFUSED, [count, None, None, None]
+            )
+        except ChargekeepError as e:
+            assert e.code == errors.LEDGER_FULL
+            break
+        count += 1
+    bodies = [body[4] for _, _, body in ledger.records()]
+    assert bodies == list(range(count))
+    ledger.maintain()  # the one sector that is kept for the end of a transaction
+    erases = sum(device.erases)
+    for _ in range(20):
+        raises(ChargekeepError, ledger.append, record.REFUSED, [0, None, None, None])
+        assert not ledger.maintain()
+    assert sum(device.erases) == erases
+    assert mounted(device, store).head == ledger.head
