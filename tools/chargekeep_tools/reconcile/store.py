@@ -6,7 +6,7 @@ history is quarantined.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,11 @@ from chargekeep_tools.reconcile.schema import (
 )
 from chargekeep_tools.reconcile.verify import Batch, Station, genesis, read_batch
 
-DEFAULT_URL = "sqlite:///reconcile.db"
+_MOVE = (
+    logs.update()
+    .where(logs.c.id == sa.bindparam("key"))
+    .values(head_seq=sa.bindparam("seq"), head_link=sa.bindparam("link"))
+)
 _WAITING_LIMIT = 1000  # batches of one log beyond a gap; the station sends what is left out again
 
 
@@ -41,6 +45,7 @@ class Log:
     log_id: bytes
     head_seq: int
     head_link: bytes
+    waiting: int = 0  # batches beyond a gap
 
 
 @dataclass(frozen=True)
@@ -75,82 +80,111 @@ def migrate(engine: sa.Engine, revision: str = "head") -> None:
 
 
 class Store:
-    """Takes verified batches. `ingest` calls belong to one transaction of `engine`."""
+    """The logs' cursors, in memory and in the database, and the batches behind them."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
         self._logs: dict[tuple[str, str, bytes], Log] = {}
 
-    def forget(self) -> None:
-        """After a rollback: what is in memory may be ahead of the database."""
-        self._logs.clear()
+    def ingest(
+        self, opened: Sequence[tuple[Batch, Station]], now: int | None = None
+    ) -> list[Outcome]:
+        """Store verified batches in one commit and move cursors as far as the history reaches.
+
+        Raises what the database raises; then nothing is stored and no cursor has moved.
+        """
+        try:
+            with self.engine.begin() as connection:
+                group = Group(self, connection, int(time.time()) if now is None else now)
+                outcomes = [group.ingest(batch, station) for batch, station in opened]
+                group.flush()
+        except BaseException:
+            self._logs.clear()  # what is in memory may be ahead of the database
+            raise
+        return outcomes
 
     def log(self, connection: sa.Connection, site: str, station: str, log_id: bytes) -> Log:
+        """The log's row; a new one for a log that was never heard of."""
         found = self._logs.get((site, station, log_id))
         if found is None:
-            where = (logs.c.site == site, logs.c.station == station, logs.c.log_id == log_id)
-            columns = [logs.c[name] for name in Log.__dataclass_fields__]
-            row = connection.execute(sa.select(*columns).where(*where)).one_or_none()
-            if row is None:
-                link = genesis(log_id)
-                number = connection.execute(
-                    logs.insert()
-                    .values(
-                        site=site,
-                        station=station,
-                        log_id=log_id,
-                        head_seq=0,
-                        head_link=link,
-                        projected_seq=0,
-                    )
-                    .returning(logs.c.id)
-                ).scalar_one()
-                found = Log(number, site, station, log_id, 0, link)
-            else:
-                found = Log(*row)
+            found = _load(connection, site, station, log_id)
             self._logs[(site, station, log_id)] = found
         return found
 
-    def ingest(
-        self, connection: sa.Connection, batch: Batch, station: Station, now: int | None = None
-    ) -> Outcome:
-        """Store a batch and move its log's cursor as far as the history reaches."""
-        now = int(time.time()) if now is None else now
-        log = self.log(connection, batch.site, batch.station, batch.log_id)
+
+def _load(connection: sa.Connection, site: str, station: str, log_id: bytes) -> Log:
+    where = (logs.c.site == site, logs.c.station == station, logs.c.log_id == log_id)
+    columns = (logs.c.id, logs.c.head_seq, logs.c.head_link)
+    row = connection.execute(sa.select(*columns).where(*where)).one_or_none()
+    if row is None:
+        new = {"site": site, "station": station, "log_id": log_id, "projected_seq": 0}
+        head = {"head_seq": 0, "head_link": genesis(log_id)}
+        row = connection.execute(logs.insert().values(new | head).returning(*columns)).one()
+    waiting = connection.execute(
+        sa.select(sa.func.count()).where(batches.c.log == row.id, batches.c.state == WAITING)
+    ).scalar_one()
+    return Log(row.id, site, station, log_id, row.head_seq, row.head_link, waiting)
+
+
+class Group:
+    """The batches of one commit. The usual one, which continues its log, costs no query."""
+
+    def __init__(self, store: Store, connection: sa.Connection, now: int) -> None:
+        self.store = store
+        self.connection = connection
+        self.now = now
+        self._new: list[dict[str, Any]] = []
+        self._moved: dict[int, Log] = {}
+
+    def flush(self) -> None:
+        """Write what was put off."""
+        if self._new:
+            self.connection.execute(batches.insert(), self._new)
+            self._new = []
+        if self._moved:
+            heads = [
+                {"key": log.id, "seq": log.head_seq, "link": log.head_link}
+                for log in sorted(self._moved.values(), key=lambda log: log.id)
+            ]
+            self.connection.execute(_MOVE, heads)
+            self._moved = {}
+
+    def ingest(self, batch: Batch, station: Station) -> Outcome:
+        log = self.store.log(self.connection, batch.site, batch.station, batch.log_id)
         if batch.log_id not in station.logs:
-            return self._quarantine(connection, log, batch, now, "unknown_log")
+            return self._quarantine(log, batch, "unknown_log")
         if station.logs[batch.log_id] is None:
-            return self._quarantine(connection, log, batch, now, "no_seal_key")
-        kind = self._place(connection, log, batch, station)
+            return self._quarantine(log, batch, "no_seal_key")
+        kind = self._place(log, batch, station)
         if kind == "accepted":
-            self._accept(connection, log, batch, now)
-            self._insert(connection, log, batch, now, ACCEPTED)
-            self._promote(connection, log, station, now)
+            self._accept(log, batch)
+            self._insert(log, batch, ACCEPTED)
+            if log.waiting:
+                self._promote(log, station)
         elif kind == "waiting":
-            self._wait(connection, log, batch, now)
+            self._wait(log, batch)
         elif kind == "fork":
-            return self._quarantine(connection, log, batch, now, "fork")
+            return self._quarantine(log, batch, "fork")
         return Outcome(kind, log)
 
-    def _place(self, connection: sa.Connection, log: Log, batch: Batch, station: Station) -> str:
+    def _place(self, log: Log, batch: Batch, station: Station) -> str:
         if batch.first == log.head_seq + 1:
             return "accepted" if batch.link_before in (None, log.head_link) else "fork"
         if batch.first > log.head_seq:
             return "accepted" if batch.follows <= log.head_seq else "waiting"
         # It overlaps: the link of the last common slot stands for everything before it.
         common = min(batch.last, log.head_seq)
-        known = self.link_at(connection, log, common, station)
+        known = self._link_at(log, common, station)
         if known is not None and known != batch.links[common - batch.first]:
             return "fork"
         return "duplicate" if batch.last <= log.head_seq else "accepted"
 
-    def link_at(
-        self, connection: sa.Connection, log: Log, seq: int, station: Station
-    ) -> bytes | None:
+    def _link_at(self, log: Log, seq: int, station: Station) -> bytes | None:
         """The link of slot `seq` of the history; None for a slot that the station had lost."""
         if seq == log.head_seq:
             return log.head_link
-        row = connection.execute(
+        self.flush()
+        row = self.connection.execute(
             sa.select(batches.c.data)
             .where(batches.c.log == log.id, batches.c.last_seq >= seq, batches.c.state == ACCEPTED)
             .order_by(batches.c.last_seq)
@@ -161,77 +195,71 @@ class Store:
         batch = stored(row.data, station)
         return batch.links[seq - batch.first] if batch.first <= seq else None
 
-    def _accept(self, connection: sa.Connection, log: Log, batch: Batch, now: int) -> None:
+    def _accept(self, log: Log, batch: Batch) -> None:
         if batch.first > log.head_seq + 1:
             lost = f"slots {log.head_seq + 1} to {batch.first - 1}"
-            raise_exception(connection, log, "lost", log.head_seq + 1, lost, now)
+            self._raise(log, "lost", log.head_seq + 1, lost)
         log.head_seq, log.head_link = batch.last, batch.links[-1]
-        connection.execute(
-            logs.update()
-            .where(logs.c.id == log.id)
-            .values(head_seq=log.head_seq, head_link=log.head_link)
-        )
+        self._moved[log.id] = log
 
-    def _promote(self, connection: sa.Connection, log: Log, station: Station, now: int) -> None:
+    def _promote(self, log: Log, station: Station) -> None:
         # What waited beyond a gap may follow on now.
+        self.flush()
         waiting = (batches.c.log == log.id, batches.c.state == WAITING)
-        rows = connection.execute(
+        rows = self.connection.execute(
             sa.select(batches.c.id, batches.c.data).where(*waiting).order_by(batches.c.first_seq)
         ).all()
         for row in rows:
             batch = stored(row.data, station)
-            kind = self._place(connection, log, batch, station)
+            kind = self._place(log, batch, station)
             this = batches.c.id == row.id
             if kind == "waiting":
                 break
+            log.waiting -= 1
             if kind == "accepted":
-                self._accept(connection, log, batch, now)
-                connection.execute(batches.update().where(this).values(state=ACCEPTED))
+                self._accept(log, batch)
+                self.connection.execute(batches.update().where(this).values(state=ACCEPTED))
             elif kind == "duplicate":
-                connection.execute(batches.delete().where(this))
+                self.connection.execute(batches.delete().where(this))
             else:
-                connection.execute(batches.update().where(this).values(state=QUARANTINED))
-                raise_exception(connection, log, "fork", batch.first, _span(batch), now)
+                self.connection.execute(batches.update().where(this).values(state=QUARANTINED))
+                self._raise(log, "fork", batch.first, _span(batch))
 
-    def _wait(self, connection: sa.Connection, log: Log, batch: Batch, now: int) -> None:
-        rows = connection.execute(
-            sa.select(batches.c.first_seq, batches.c.data).where(
-                batches.c.log == log.id, batches.c.state == WAITING
-            )
-        ).all()
-        if len(rows) < _WAITING_LIMIT and all(row.data != batch.data for row in rows):
-            self._insert(connection, log, batch, now, WAITING)
+    def _wait(self, log: Log, batch: Batch) -> None:
+        self.flush()
+        same = (batches.c.log == log.id, batches.c.state == WAITING, batches.c.data == batch.data)
+        known = self.connection.execute(sa.select(batches.c.id).where(*same)).first()
+        if known is None and log.waiting < _WAITING_LIMIT:
+            self._insert(log, batch, WAITING)
+            log.waiting += 1
 
-    def _quarantine(
-        self, connection: sa.Connection, log: Log, batch: Batch, now: int, kind: str
-    ) -> Outcome:
-        known = connection.execute(
-            sa.select(batches.c.id).where(
-                batches.c.log == log.id,
-                batches.c.state == QUARANTINED,
-                batches.c.last_seq == batch.last,
-                batches.c.data == batch.data,
-            )
-        ).first()
-        if known is None:
-            self._insert(connection, log, batch, now, QUARANTINED)
-        raise_exception(connection, log, kind, batch.first, _span(batch), now)
+    def _quarantine(self, log: Log, batch: Batch, kind: str) -> Outcome:
+        self.flush()
+        same = (
+            batches.c.log == log.id,
+            batches.c.state == QUARANTINED,
+            batches.c.last_seq == batch.last,
+            batches.c.data == batch.data,
+        )
+        if self.connection.execute(sa.select(batches.c.id).where(*same)).first() is None:
+            self._insert(log, batch, QUARANTINED)
+        self._raise(log, kind, batch.first, _span(batch))
         return Outcome("fork", log)
 
-    def _insert(
-        self, connection: sa.Connection, log: Log, batch: Batch, now: int, state: int
-    ) -> None:
-        connection.execute(
-            batches.insert(),
+    def _insert(self, log: Log, batch: Batch, state: int) -> None:
+        self._new.append(
             {
                 "log": log.id,
-                "received": now,
+                "received": self.now,
                 "first_seq": batch.first,
                 "last_seq": batch.last,
                 "state": state,
                 "data": batch.data,
-            },
+            }
         )
+
+    def _raise(self, log: Log, kind: str, seq: int, detail: str) -> None:
+        raise_exception(self.connection, log, kind, seq, detail, self.now)
 
 
 def stored(data: bytes, station: Station) -> Batch:

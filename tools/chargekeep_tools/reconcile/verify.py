@@ -11,6 +11,10 @@ from hashlib import sha256
 from typing import Any
 from zlib import crc32
 
+import cbor2
+from nacl.bindings import crypto_sign_open
+from nacl.exceptions import BadSignatureError
+
 from chargekeep_tools import wire
 from chargekeep_tools.home import Home
 from chargekeep_tools.log import slots
@@ -18,14 +22,12 @@ from chargekeep_tools.wire import WireError
 
 _PAYLOAD = 48
 _REPEATED = 12  # slots of the longest record
+_PAD = [bytes(max(0, 2 + _PAYLOAD - n)) for n in range(3 + _PAYLOAD)]
 _JOINED, _MOVED, _TYPE = 0x60, 0x80, 0x1F  # "joined": repeated as well
 _FIRST, _LAST, _LENGTH = 0x40, 0x80, 0x3F
 _MAX_SEQ = 0xFFFFFF00
 _MAX_SECTOR = 1 << 20  # 120 years of a record a minute; each costs a key
 _UNKNOWN_LINK = bytes(8)
-
-Slot = tuple[int, int, bytes]
-"""Type byte, length byte and payload, as stored."""
 
 OBJECT_FORM = 106
 LEDGER_CORRUPT = 503
@@ -58,8 +60,12 @@ class Batch:
     follows: int
     link_before: bytes | None
     links: list[bytes]
-    records: list[Record]
+    runs: list[Any]
     data: bytes
+
+    @property
+    def records(self) -> list[Record]:
+        return _records(self.runs, self.first)
 
 
 class SealKeys(slots.Keys):
@@ -84,6 +90,8 @@ class Station:
     station: str
     keys: dict[bytes, bytes]  # kid to public key
     logs: dict[bytes, SealKeys | None] = field(default_factory=dict)
+    # For each key: how a batch begins, what is signed before its payload, and the key.
+    frames: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> "Station":
@@ -93,6 +101,11 @@ class Station:
             seal = era.get("seal_key")
             log_id = bytes.fromhex(era["log_id"])
             found.logs[log_id] = SealKeys(bytes.fromhex(seal)) if seal else None
+        for kid, public_key in found.keys.items():
+            protected = wire.dumps({1: -8, 3: wire.BATCH, 4: kid})
+            head = cbor2.dumps(protected)
+            context = b"\x84" + cbor2.dumps("Signature1") + head + b"\x40"
+            found.frames.append((b"\xd2\x84" + head + b"\xa0\x59", context, public_key))
         return found
 
     def key_for(self, kid: bytes, content_type: int) -> bytes | None:
@@ -133,7 +146,37 @@ def open_batch(data: bytes, station: Station) -> Batch:
     Raises `WireError`: COSE_* for the signature, OBJECT_FORM for the shape or another station's
     name, LEDGER_CORRUPT for half a record, LEDGER_TAMPERED for a slot that is not in the chain.
     """
-    return read_batch(wire.open_sign1(data, wire.BATCH, station.key_for), data, station)
+    body = _open_fast(data, station)
+    if body is None:  # not as our firmware writes it, or false: say why
+        body = wire.open_sign1(data, wire.BATCH, station.key_for)
+    return read_batch(body, data, station)
+
+
+def _open_fast(data: bytes, station: Station) -> Any:
+    """What `wire.open_sign1` gives, for a message whose frame is byte for byte the expected one.
+
+    Which proves its encoding without decoding it; five times faster. None if anything differs.
+    """
+    for prefix, signed, public_key in station.frames:
+        if not data.startswith(prefix):
+            continue
+        size = int.from_bytes(data[len(prefix) : len(prefix) + 2])
+        at = len(prefix) + 2
+        if size < 256 or len(data) != at + size + 66 or data[-66:-64] != b"\x58\x40":
+            return None
+        payload = data[at : at + size]
+        message = signed + data[at - 3 : at + size]
+        try:
+            crypto_sign_open(data[-64:] + message, public_key)
+            body = cbor2.loads(payload)
+        except (BadSignatureError, cbor2.CBORDecodeError, ValueError):
+            return None
+        # What cbor2 read in order and would write the same is deterministic (RFC 8949 section
+        # 4.2.1), but for the order of keys; there is one map.
+        if type(body) is not dict or list(body) != [*sorted(body)] or min(body) < 0:
+            return None
+        return body if cbor2.dumps(body) == payload else None
+    return None
 
 
 def read_batch(body: Any, data: bytes, station: Station) -> Batch:
@@ -157,7 +200,7 @@ def read_batch(body: Any, data: bytes, station: Station) -> Batch:
         raise WireError(OBJECT_FORM, "batch")
     if (site, name) != (station.site, station.station):
         raise WireError(OBJECT_FORM, f"signed as {site}/{name}")
-    links, records = _slots(runs, first, before, station.logs.get(log_id))
+    links = _links(runs, first, before, station.logs.get(log_id))
     return Batch(
         site,
         name,
@@ -167,48 +210,39 @@ def read_batch(body: Any, data: bytes, station: Station) -> Batch:
         follows,
         None if before == _UNKNOWN_LINK else before,
         links,
-        records,
+        runs,
         data,
     )
 
 
-def _slots(
-    runs: Any, first: int, before: bytes, seal: SealKeys | None
-) -> tuple[list[bytes], list[Record]]:
+def _links(runs: Any, first: int, before: bytes, seal: SealKeys | None) -> list[bytes]:
+    """The link of each slot, the chain checked; and that the slots are whole records."""
     links: list[bytes] = []
-    records: list[Record] = []
-    seq = first
-    start = 0
-    parts: list[bytes] = []
     link = before
+    whole = True
     if type(runs) is not list or not runs:
         raise WireError(OBJECT_FORM, "runs")
     for run in runs:
         sector, found, end = _run(run)
         if link == _UNKNOWN_LINK and len(found) > 1:
             raise WireError(OBJECT_FORM, "a first slot without a link")
+        for slot in found:
+            flags = slot[1]
+            if whole is not bool(flags & _FIRST):
+                raise WireError(LEDGER_CORRUPT, "a record's middle without its beginning")
+            whole = flags >= _LAST
         if seal is None or link == _UNKNOWN_LINK:
             links += [link] * (len(found) - 1) + [end]
         else:
-            links += _chain(seal, sector, seq, found, link, end)
+            links += _chain(seal, sector, first + len(links), found, link, end)
         link = end
-        for kind, flags, payload in found:
-            if flags & _FIRST:
-                start, parts = seq, []
-            elif not parts:
-                raise WireError(LEDGER_CORRUPT, f"slot {seq}: a record's middle")
-            parts.append(payload)
-            if flags & _LAST:
-                records.append(_record(start, kind, b"".join(parts)))
-                parts = []
-            seq += 1
-    if parts:
-        raise WireError(LEDGER_CORRUPT, f"slot {seq - 1}: half a record")
-    return links, records
+    if not whole:
+        raise WireError(LEDGER_CORRUPT, "half a record")
+    return links
 
 
-def _run(run: Any) -> tuple[int, list[Slot], bytes]:
-    """(sector, slots, link of the last) of a run."""
+def _run(run: Any) -> tuple[int, list[bytes], bytes]:
+    """(sector, slots in short form, link of the last) of a run."""
     if type(run) is not list or len(run) != 4:
         raise WireError(OBJECT_FORM, "run")
     sector, index, data, link = run
@@ -222,40 +256,52 @@ def _run(run: Any) -> tuple[int, list[Slot], bytes]:
         or index < 0
     ):
         raise WireError(OBJECT_FORM, "run")
-    found: list[Slot] = []
-    at = 0
-    while at < len(data) - 1:
-        flags = data[at + 1]
-        end = at + 2 + (flags & _LENGTH)
-        if not at + 2 < end <= min(len(data), at + 2 + _PAYLOAD):
+    found = []
+    at, size = 0, len(data)
+    while at < size - 2:
+        end = at + 2 + (data[at + 1] & _LENGTH)
+        if not at + 2 < end <= at + 2 + _PAYLOAD:
             break
-        found.append((data[at], flags, data[at + 2 : end]))
+        found.append(data[at:end])
         at = end
-    if at != len(data) or not found or index + len(found) > slots.SLOTS:
+    if at != size or not found or index + len(found) > slots.SLOTS:
         raise WireError(OBJECT_FORM, "slots")
     return sector, found, link
 
 
 def _chain(
-    seal: SealKeys, sector: int, seq: int, found: list[Slot], before: bytes, end: bytes
+    seal: SealKeys, sector: int, seq: int, found: list[bytes], before: bytes, end: bytes
 ) -> list[bytes]:
     """The links of the slots of a run; the last must be `end`."""
-    bodies = [
-        # The bit that says how a slot was programmed is not part of the chain.
-        struct.pack("<HBB48s", (seq + i) & 0xFFFF, kind & ~_JOINED, flags, payload)
-        for i, (kind, flags, payload) in enumerate(found)
-    ]
     keys = seal.link_key(sector), seal.link_key(sector - 1)
     # What a power cut made the ledger repeat in a new sector keeps the links of the one before.
     for repeated in range(min(len(found), _REPEATED) + 1):
         link = before
         links = []
-        for i, body in enumerate(bodies):
-            link = sha256(keys[i < repeated] + link + body).digest()[:8]
+        for i, slot in enumerate(found):
+            if slot[0] & _JOINED:  # how a slot was programmed is not part of the chain
+                slot = bytes((slot[0] & ~_JOINED,)) + slot[1:]
+            low = (seq + i & 0xFFFF).to_bytes(2, "little")
+            link = sha256(keys[i < repeated] + link + low + slot + _PAD[len(slot)]).digest()[:8]
             links.append(link)
         if link == end:
             return links
     raise WireError(LEDGER_TAMPERED, f"the chain does not lead from slot {seq} to its end")
+
+
+def _records(runs: list[Any], seq: int) -> list[Record]:
+    found: list[Record] = []
+    start = seq
+    parts: list[bytes] = []
+    for run in runs:
+        for slot in _run(run)[1]:
+            if slot[1] & _FIRST:
+                start, parts = seq, []
+            parts.append(slot[2:])
+            if slot[1] & _LAST:
+                found.append(_record(start, slot[0], b"".join(parts)))
+            seq += 1
+    return found
 
 
 def expand(body: dict[int, Any], station: Station) -> dict[int, Any]:
@@ -272,8 +318,8 @@ def expand(body: dict[int, Any], station: Station) -> dict[int, Any]:
         sector, found, _ = _run(run)
         seed = crc32(struct.pack("<I", sector), log_crc)
         data = b""
-        for i, (kind, flags, payload) in enumerate(found):
-            slot = struct.pack("<HBB48s8s", seq & 0xFFFF, kind, flags, payload, next(links))
+        for i, short in enumerate(found):
+            slot = struct.pack("<H50s8s", seq & 0xFFFF, short, next(links))
             data += slot + struct.pack("<I", crc32(slot, seed ^ (run[1] + i)))
             seq += 1
         full.append([sector, run[1], data])
@@ -282,7 +328,5 @@ def expand(body: dict[int, Any], station: Station) -> dict[int, Any]:
 
 def _record(start: int, kind: int, payload: bytes) -> Record:
     if kind & _MOVED:
-        if len(payload) < 5:
-            raise WireError(LEDGER_CORRUPT, f"slot {start}: moved")
         start, payload = int.from_bytes(payload[:4], "little"), payload[4:]
     return Record(start, kind & _TYPE, payload, bool(kind & _MOVED))

@@ -87,16 +87,7 @@ class Reconciler:
         opened = [found for message in messages if (found := self._open(message)) is not None]
         heads: dict[int, Log] = {}
         if opened:
-            try:
-                with self.engine.begin() as connection:
-                    now = int(self.clock())
-                    outcomes = [
-                        self.store.ingest(connection, batch, station, now)
-                        for batch, station in opened
-                    ]
-            except BaseException:
-                self.store.forget()
-                raise
+            outcomes = self.store.ingest(opened, int(self.clock()))
             self.figures.commits += 1
             for (batch, _), outcome in zip(opened, outcomes, strict=True):
                 self.figures.batches[outcome.kind] += 1
