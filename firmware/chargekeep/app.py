@@ -10,15 +10,19 @@ import time
 
 from micropython import const
 
+from chargekeep.credential import ed25519  # first: it takes its tables while the heap is whole
+
+# isort: split
 from chargekeep import __version__, cbor, errors, health, identity
 from chargekeep.authorization import command
 from chargekeep.authorization.objects import Objects
 from chargekeep.authorization.policy import Policy
 from chargekeep.authorization.spent import Spent
 from chargekeep.board import open_board
-from chargekeep.credential import ed25519
 from chargekeep.errors import ChargekeepError
+from chargekeep.ledger import record
 from chargekeep.ledger.ring import Ledger
+from chargekeep.ledger.seal import head_message
 from chargekeep.metering import sdm630
 from chargekeep.metering.meter import ModbusMeter
 from chargekeep.metering.modbus import Master
@@ -44,8 +48,6 @@ _FLOOR_STEP_S = const(900)  # how much known time may be lost with the power
 
 _BOOTS = const(0)  # ledger counters, FORMATS.md section 4
 _TIME_FLOOR = const(2)
-_BOOT = const(1)  # record types
-_REFUSED = const(6)
 
 _SSID = const(1)  # keys of the file `network`
 _WIFI_PASSWORD = const(2)
@@ -93,7 +95,7 @@ class App:
         hint = self.board.time_hint()
         if hint:
             self.timebase.hint(hint)
-        ledger.append(_BOOT, [self.board.reset_cause(), __version__])
+        ledger.append(record.BOOT, [self.board.reset_cause(), __version__])
 
     def _wire_charging(self):
         board = self.board
@@ -205,7 +207,10 @@ class App:
         elif order == command.REBOOT:
             self.board.reset()
         elif order == command.CLEAR_EXCEPTION:
-            machine.clear()
+            if arguments[0] == errors.SPENT_LOST:
+                self.policy.spent.reset()
+            else:
+                machine.clear()
 
     # The driver plane
 
@@ -228,7 +233,7 @@ class App:
         except ChargekeepError as e:
             self.health.count(e.code, decision.status)
             body = [e.code, decision.id_hash, decision.cti, decision.kid]
-            self.ledger.append(_REFUSED, body)
+            self.ledger.append(record.REFUSED, body)
             return b"REFUSED E%d %s" % (e.code, decision.status.encode())
 
     async def _serve_machine(self):
@@ -239,10 +244,18 @@ class App:
             machine.tick()
             if running and not machine.transaction:
                 self.policy.end(evse_id)
+                await self._sign_head()
                 self.outbox.wake()
             running = machine.transaction
             self._ticks += 1
             await asyncio.sleep_ms(_TICK_MS)
+
+    async def _sign_head(self):
+        # Whoever has this record has our word for everything before it.
+        seq, link = self.ledger.head
+        message = head_message(self.identity.log_id, seq, link)
+        signature = await ed25519.sign_async(self.identity.seed, message)
+        self.ledger.append(record.HEAD, [seq, link, signature])
 
     # Housekeeping
 
