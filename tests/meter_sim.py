@@ -55,7 +55,7 @@ class Bus:
         self.echo = False
         self.fault = None
         self.requests = []
-        self._coming = []  # (time, byte), in order of arrival
+        self._coming = []  # [time of the first byte, bytes], in order of arrival
 
     def write(self, frame):
         frame = bytes(frame)
@@ -71,10 +71,8 @@ class Bus:
 
     def put(self, at, data):
         """Let `data` arrive, the first byte at `at` ms."""
-        for b in data:
-            self._coming.append((at, b))
-            at += self.byte_ms
-        self._coming.sort(key=lambda arrival: arrival[0])
+        self._coming.append([at, data])
+        self._coming.sort(key=lambda piece: piece[0])
 
     def _answer(self, frame):
         address, function, register, count = struct.unpack(">BBHH", frame[:6])
@@ -96,19 +94,30 @@ class Bus:
             return with_crc(bytes([address, function | 0x80, data]))
         return with_crc(bytes([address, function, len(data)]) + data)
 
+    def _arrived(self, piece):
+        at, data = piece
+        return max(0, min(len(data), int((self.clock.now - at) / self.byte_ms) + 1))
+
     def any(self):
-        n = 0
-        for at, _ in self._coming:
-            if at > self.clock.now:
-                break
-            n += 1
-        return n
+        if not self._coming or self._coming[0][0] > self.clock.now:
+            return 0
+        return sum([self._arrived(piece) for piece in self._coming if piece[0] <= self.clock.now])
 
     def readinto(self, buf):
-        n = min(self.any(), len(buf))
-        for i in range(n):
-            buf[i] = self._coming[i][1]
-        del self._coming[:n]
+        n = 0
+        while n < len(buf) and self._coming and self._coming[0][0] <= self.clock.now:
+            piece = self._coming[0]
+            at, data = piece
+            count = min(len(buf) - n, self._arrived(piece))
+            if not count:
+                break
+            buf[n : n + count] = data[:count]
+            n += count
+            if count < len(data):
+                piece[0] = at + count * self.byte_ms
+                piece[1] = data[count:]
+                break
+            self._coming.pop(0)
         return n or None
 
 
