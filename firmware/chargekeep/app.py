@@ -115,8 +115,15 @@ class App:
             on_used=self.policy.use,
             may_resume=self._may_resume,
         )
-        self.reader_uart = board.uart("reader")
-        self.reader = LineReader(self.reader_uart, self.health)
+        uart = board.uart("reader")
+        if board.wiring["reader"].get("type") == "pn532":
+            from chargekeep.reader_pn532 import Pn532Reader
+
+            self.reader = Pn532Reader(uart, self.health)
+            self._display = None
+        else:
+            self.reader = LineReader(uart, self.health)
+            self._display = uart  # whatever reads lines may show some
 
     def _wire_network(self, settings):
         me = self.identity
@@ -218,7 +225,8 @@ class App:
         while True:
             presented = await self.reader.read()
             answer = await self._present(presented)
-            self.reader_uart.write(answer + b"\r\n")
+            if self._display:
+                self._display.write(answer + b"\r\n")
 
     async def _present(self, presented):
         """One line for the reader's display: what became of the credential."""
