@@ -278,7 +278,10 @@ async def test_time_goes_back_for_nobody():
     s = await Station().start()
     await s.objects.accept("time", time_statement(1, NOW + 5000))
     assert await refusal(s, "time", time_statement(2, NOW)) == errors.TIME_STEP_BACK
+    assert await refusal(s, "time", time_statement(2, NOW)) == errors.TIME_STEP_BACK
     assert s.timebase.now() == NOW + 5000 and s.ledger.counters[9] == 1
+    assert s.ledger.records[-1] == (9, [errors.TIME_STEP_BACK, 1, "5000 s"])
+    assert s.ledger.records[-2] == (8, [65008, 1])
     s.clock_set = False
     await s.boot()
     assert s.timebase.now() == NOW + 5000 and s.timebase.quality == 2

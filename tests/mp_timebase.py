@@ -34,7 +34,7 @@ def test_without_any_time_there_is_none():
     tb, ticks = made(build_time=T)
     tb.start(7, 0)
     ticks.sleep(12.7)
-    assert tb.now() is None and tb.quality == timebase.UNKNOWN
+    assert tb.now() is None and tb.quality == 0
     assert tb.stamp() == [None, 0, 7, 12]
     assert tb.floor() == T  # still enough to know that something has expired
 
@@ -43,7 +43,7 @@ def test_runs_on_from_the_floor():
     tb, ticks = made(build_time=T - 1000)
     tb.start(1, T)
     ticks.sleep(100)
-    assert tb.now() == T + 100 and tb.quality == timebase.RELATIVE and not tb.certain
+    assert tb.now() == T + 100 and tb.quality == 2 and not tb.certain
     assert tb.floor() == T + 100
 
 
@@ -53,10 +53,10 @@ def test_signed_time_is_truth_and_ages():
     ticks.sleep(10)
     assert tb.state(T + 5000) == T + 10
     ticks.sleep(60)
-    assert tb.now() == T + 5060 and tb.quality == timebase.SYNCHRONIZED and tb.certain
+    assert tb.now() == T + 5060 and tb.quality == 3 and tb.certain
     assert tb.floor() == T + 5060
     ticks.sleep(86401)
-    assert tb.quality == timebase.RELATIVE and tb.certain
+    assert tb.quality == 2 and tb.certain
 
 
 def test_a_step_back_is_refused():
@@ -96,7 +96,7 @@ def test_hints_yield_to_signed_time_and_leave_the_floor():
     tb.start(1, T)
     assert not tb.hint(T - 1)
     assert tb.hint(T + 10**7)  # an NTP server lies
-    assert tb.quality == timebase.INFORMATIVE and tb.now() == T + 10**7
+    assert tb.quality == 1 and tb.now() == T + 10**7
     assert tb.floor() == T
     assert tb.hint(T + 50) and tb.now() == T + 50
     ticks.sleep(5)

@@ -1,7 +1,8 @@
 # Credential readers behind one contract: `await reader.read()` gives the next thing presented, as
 # text that the policy takes: `CK1:` (a token), `UID:` (the serial number of a card) or an IdToken.
 # This file has the line reader, for anything that sends a line of text: a QR scanner, a keypad, a
-# terminal. Noise never ends it: what is no line of printable ASCII is counted and dropped.
+# terminal, also on the board's own USB serial line. Noise never ends it: what is no line of
+# printable ASCII is counted and dropped.
 
 import asyncio
 
@@ -50,3 +51,28 @@ class LineReader:
             self._health.count(errors.TOKEN_FORM, "reader")
             return None
         return text
+
+
+class Console:
+    """The board's own serial line (USB on most) in place of a UART, for bench and installers.
+
+    Ctrl-C still ends the program: nothing that is typed can lock an installer out.
+    """
+
+    def __init__(self):
+        import select
+        import sys
+
+        self._poll = select.poll()
+        self._poll.register(sys.stdin, select.POLLIN)
+        self._in = sys.stdin.buffer
+        self._out = sys.stdout.buffer
+
+    def any(self):
+        return len(self._poll.poll(0))
+
+    def read(self, n):
+        return self._in.read(1)
+
+    def write(self, data):
+        return self._out.write(data)

@@ -10,13 +10,12 @@ from micropython import const
 from chargekeep import errors
 from chargekeep.errors import ChargekeepError
 
-UNKNOWN = const(0)  # quality, FORMATS.md section 3
-INFORMATIVE = const(1)
-RELATIVE = const(2)
-SYNCHRONIZED = const(3)
+_UNKNOWN = const(0)  # quality, FORMATS.md section 3
+_INFORMATIVE = const(1)
+_RELATIVE = const(2)
+_SYNCHRONIZED = const(3)
 
 SOURCE_STATEMENT = const(1)  # of a clock-set record
-SOURCE_HINT = const(2)
 
 _HOLD_S = const(86400)  # a signed time counts as synchronized this long: 9 s at 100 ppm of drift
 _SLEW_S = const(300)  # a signed time this little behind is drift, so the clock waits for it
@@ -82,11 +81,11 @@ class Timebase:
     @property
     def quality(self):
         if self._base is None:
-            return UNKNOWN
+            return _UNKNOWN
         if self._signed_at is None:
-            return INFORMATIVE if self.certain else RELATIVE
+            return _INFORMATIVE if self.certain else _RELATIVE
         fresh = self.uptime_s() - self._signed_at <= _HOLD_S
-        return SYNCHRONIZED if fresh else RELATIVE
+        return _SYNCHRONIZED if fresh else _RELATIVE
 
     def stamp(self):
         """`[unix seconds or None, quality, boot id, uptime seconds]`, the start of a record."""

@@ -18,6 +18,7 @@ from chargekeep.timebase import SOURCE_STATEMENT
 _TIME_FLOOR = const(2)  # counters of the ledger, FORMATS.md section 4
 _CLOCK_SET = const(7)  # record types
 _ACCEPTED = const(8)
+_FAULT = const(9)
 _BODY = const(10)
 
 # name (last topic level): content type, counter of versions
@@ -89,6 +90,7 @@ class Objects:
         self.on_command = on_command
         self.on_change = on_change
         self.generation = 0  # counts trust lists: what was verified under another needs it again
+        self._step_logged = False
         self._kids = {}  # issuer of each stored object in force
         self._store = store
         self._ledger = ledger
@@ -203,7 +205,13 @@ class Objects:
         return True
 
     def _state_time(self, listed):
-        old = self._timebase.state(listed.unix_s)
+        try:
+            old = self._timebase.state(listed.unix_s)
+        except ChargekeepError as e:
+            if not self._step_logged:  # once a boot: it may be sent again and again
+                self._step_logged = True
+                self._ledger.append(_FAULT, [e.code, 1, e.detail])
+            raise
         floor = self._timebase.floor()
         if floor > self._ledger.counter(_TIME_FLOOR):
             self._ledger.advance(_TIME_FLOOR, floor)

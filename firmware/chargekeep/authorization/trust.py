@@ -17,17 +17,8 @@ _MAX_ISSUERS = const(16)
 _MAX_REVOKED = const(64)
 _SCOPE_ALL = const(255)
 
-_SCOPE = {
-    cose.ENTITLEMENT: 1,
-    cose.ALLOWLIST: 2,
-    cose.REVOCATION_LIST: 2,
-    cose.TARIFF: 4,
-    cose.CONFIGURATION: 8,
-    cose.COMMAND: 16,
-    cose.TIME_STATEMENT: 32,
-    cose.ACKNOWLEDGEMENT: 64,
-    cose.FIRMWARE_MANIFEST: 128,
-}
+# Scope bits of the content types from 65002 (entitlement) to 65010 (firmware manifest)
+_SCOPE = b"\x01\x02\x02\x04\x08\x10\x20\x40\x80"
 
 
 def kid_of(public_key):
@@ -86,7 +77,8 @@ class Trust:
         if kid not in self._issuers:
             raise ChargekeepError(errors.COSE_UNKNOWN_KID)
         _, key, scope, nbf, exp = self._issuers[kid]
-        if not scope & _SCOPE.get(content_type, 0):
+        at = content_type - cose.ENTITLEMENT
+        if not 0 <= at < len(_SCOPE) or not scope & _SCOPE[at]:
             raise ChargekeepError(errors.COSE_ISSUER_SCOPE)
         if not stored:
             self._check_validity(content_type, nbf, exp)

@@ -20,8 +20,6 @@ TIME_STATEMENT = const(65008)
 ACKNOWLEDGEMENT = const(65009)
 FIRMWARE_MANIFEST = const(65010)
 LEDGER_BATCH = const(65011)
-LEDGER_HEAD = const(65012)
-TRANSACTION_EVIDENCE = const(65013)
 
 _TAG_SIGN1 = const(0xD2)  # tag 18, RFC 9052 section 2
 _ALG = const(1)  # header parameters, RFC 9052 section 3.1
