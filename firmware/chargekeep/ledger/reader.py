@@ -54,13 +54,14 @@ class Reader:
                 self.damage[place] = kind == FIXED
         return kind
 
-    def _scan(self, block):
+    def _scan(self, block, counters=None):
         """Fill `_at` and `_of` with the slots of `block` that count, in order; how many.
 
         A slot supersedes all from its own seq on: that is how a restart after a power cut settles
         what the cut left. A repeated one only stands in. `_torn`: how many count if the last
         operation was cut, where nothing counts after the first bad slot, nor an incomplete
-        record; `_operation`: the seq from which on that operation gave slots.
+        record; `_operation`: the seq from which on that operation gave slots. `counters`: a dict
+        that gets `(counter, value)` by slot index.
         """
         first = self._first[block]
         seed = record.slot_seed(self.log_id, self._seq[block])
@@ -106,6 +107,8 @@ class Reader:
             of[place], at[place] = seq, index
             if slot[3] & record.LAST:
                 whole = count
+            if counters is not None and slot[2] & record.TYPE == record.COUNTER:
+                counters[index] = record.body(slot)[4:]
         self._torn = whole if torn < 0 else min(whole, torn)
         return count
 
@@ -244,4 +247,4 @@ def _silent(slot):
     # That an acknowledgement was noted is no news: its batch would be acknowledged, and so on.
     if slot[2] & record.TYPE != record.COUNTER:
         return False
-    return cbor.loads(slot[4 : 4 + (slot[3] & record.LENGTH)])[4] == ACKNOWLEDGED
+    return record.body(slot)[4] == ACKNOWLEDGED

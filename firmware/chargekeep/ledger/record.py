@@ -7,6 +7,8 @@ from binascii import crc32
 
 from micropython import const
 
+from chargekeep import cbor
+
 SLOT = const(64)
 PAYLOAD = const(48)  # bytes of a record in one slot
 MAX_SLOTS = const(12)  # of a record
@@ -62,6 +64,11 @@ def check(slot, seed):
     if crc == struct.unpack_from("<I", slot, CRC_AT)[0]:
         return GOOD if _plausible(slot) else BAD
     return FIXED if correct(slot, CRC_AT, crc) and _plausible(slot) else BAD
+
+
+def body(slot):
+    """The decoded payload of a record in one slot."""
+    return cbor.loads(slot[4 : 4 + (slot[3] & LENGTH)])
 
 
 def _plausible(slot):

@@ -23,6 +23,7 @@ _LIMIT = const(0xFFFFFF00)  # no seq gets here; a new log is due long before
 _RESERVE = const(60)  # slots that only the end of a transaction may use
 _THIN_BELOW = const(120)  # free slots; thinning needs one sector to work in
 _THIN_EARLY = const(180)
+_ALIGN = const(12)  # slots of a group that begins a page
 _CLOSING = (record.TX_ENDED, record.HEAD)
 _FAILURES = const(3)  # failed programs that end the use of a sector
 _READS = const(16)  # of a page that was erased before this power cycle, ahead of its first use
@@ -32,6 +33,7 @@ _KEY = const(16)
 _SLOT_AT = const(24)
 
 _ONES = b"\xff" * _PAGE
+_BLANKS = tuple([memoryview(_ONES)[: SLOT * i] for i in range(_PAGE_SLOTS + 1)])  # by slots
 
 
 class _ProgramFailed(Exception):
@@ -60,6 +62,7 @@ class Ledger(Reader):
         self._linked = view[: _SLOT_AT + BODY]  # what a link hashes
         self._summed = view[_SLOT_AT : _SLOT_AT + record.CRC_AT]
         self._whole = view[_SLOT_AT:]
+        self._kept = {}
         self._index = SLOTS  # next slot of the head sector
         self._dirty = 0  # slots of `_page` that are not in flash yet
         self._ready = -1  # block that was erased in this power cycle and is not used yet
@@ -93,6 +96,7 @@ class Ledger(Reader):
             SealKey.create(key, store)
         ledger._seal = SealKey(key, store)
         ledger._work[_KEY:_SLOT_AT] = sha256(log_id).digest()[:LINK]
+        ledger._page[:] = _ONES
         ledger._open()
 
     def _refuse_foreign(self, log_id):
@@ -140,6 +144,7 @@ class Ledger(Reader):
             if self.writable:
                 self._seal.go(self._header.epoch)  # raises where a newer sector is gone
         self._durable = self._acknowledged = max(acknowledged, self._durable)
+        self._page[:] = _ONES
         self._count_spare()
 
     def _survey(self):
@@ -191,7 +196,8 @@ class Ledger(Reader):
         # Counters, chain and position from the head sector's slots.
         here = self._header
         self._bad = here.bad
-        self._scan(self._head)
+        counters = {}
+        self._scan(self._head, counters)
         count = self._torn
         self._work[_KEY:_SLOT_AT] = here.link
         self._seed = record.slot_seed(self.log_id, here.seq)
@@ -199,16 +205,17 @@ class Ledger(Reader):
         last = -1
         self._pin = []
         for i in range(count):
-            last = max(last, self._at[i])
-            slot = self._fetch(self._head, self._at[i])
-            if self._of[i] >= self._operation:
-                self._pin.append(bytes(slot))
-            if slot[2] & record.TYPE == record.COUNTER:
-                index, value = cbor.loads(slot[4 : 4 + (slot[3] & record.LENGTH)])[4:]
+            at = self._at[i]
+            last = max(last, at)
+            if at in counters:
+                index, value = counters[at]
                 here.counters[index] = max(here.counters[index], value)
-            if i == count - 1:
-                self._next = max(self._next, self._of[i] + 1)
-                self._work[_KEY:_SLOT_AT] = slot[record.LINK_AT : record.CRC_AT]
+            if self._of[i] >= self._operation or i == count - 1:
+                slot = bytes(self._fetch(self._head, at))
+                self._pin.append(slot)
+        if count:
+            self._next = max(self._next, self._of[count - 1] + 1)
+            self._work[_KEY:_SLOT_AT] = slot[record.LINK_AT : record.CRC_AT]
         self._settled = self._next - 1 - len(self._pin)
         self._durable = max(here.acknowledged, here.counters[ACKNOWLEDGED])
         # The operation that was cut may have touched the page after the last good slot without
@@ -303,6 +310,9 @@ class Ledger(Reader):
             self._thin(_THIN_BELOW + need)
         if self.free_slots - need < reserve:
             raise ChargekeepError(errors.LEDGER_FULL, "%d slots" % self.free_slots)
+        gap = -self._index % _PAGE_SLOTS
+        if need >= _ALIGN and not self._pin and self._index + gap + need <= SLOTS:
+            self._index += gap  # whole pages for a large group
         done = mark = 0
         next_ = self._next
         link = bytes(self._work[_KEY:_SLOT_AT])
@@ -339,6 +349,7 @@ class Ledger(Reader):
         return done > 0
 
     def _rewind(self, next_, link):
+        self._page[:] = _ONES
         self._index += -self._index % _PAGE_SLOTS  # part of the page may be programmed
         self._dirty = 0
         self._next = next_
@@ -380,16 +391,25 @@ class Ledger(Reader):
             work[_SLOT_AT + 2] |= record.JOINED
         else:
             work[_SLOT_AT + 2] &= ~record.JOINED
-        work[_SLOT_AT + record.LINK_AT : _SLOT_AT + record.CRC_AT] = link[:LINK]
-        work[_KEY:_SLOT_AT] = link[:LINK]
+        link = link[:LINK]
+        work[_SLOT_AT + record.LINK_AT : _SLOT_AT + record.CRC_AT] = link
+        work[_KEY:_SLOT_AT] = link
         crc = crc32(self._summed, self._seed ^ self._index)
         struct.pack_into("<I", work, _SLOT_AT + record.CRC_AT, crc)
-        at = self._index % _PAGE_SLOTS * SLOT
-        self._page[at : at + SLOT] = self._whole
+        slot = self._index % _PAGE_SLOTS
+        self._views(self._page, slot, slot + 1)[:] = self._whole
         self._dirty += 1
         self._index += 1
-        if self._index % _PAGE_SLOTS == 0:
+        if slot == _PAGE_SLOTS - 1:
             self._flush()
+
+    def _views(self, page, start, end):
+        # Slots `start` to `end` of `_page` or `_check`; kept, so that appending allocates less.
+        key = (start << 3 | end) << 1 | (page is self._check)
+        view = self._kept.get(key)
+        if view is None:
+            view = self._kept[key] = memoryview(page)[start * SLOT : end * SLOT]
+        return view
 
     def _repeat_pin(self):
         # The last operation before the power cut may have left bits that fade. Its slots come
@@ -410,7 +430,7 @@ class Ledger(Reader):
         end = self._index - page * _PAGE_SLOTS
         at = _HEADER + page * _PAGE
         if (not self._proven and not self._prove(at)) or not self._program(
-            self._head, at, (end - count) * SLOT, end * SLOT
+            self._head, at, end - count, end
         ):
             self._failures += 1
             self._index = (page + 1) * _PAGE_SLOTS if self._failures < _FAILURES else SLOTS
@@ -426,19 +446,18 @@ class Ledger(Reader):
         return True
 
     def _program(self, block, page_at, start, end):
-        """Program `_page[start:end]` into its page; False where it does not read back."""
-        view = memoryview(self._page)
+        """Program slots `start` to `end` of `_page`; False where they do not read back."""
+        data = self._views(self._page, start, end)
         if self._program_size == _PAGE:
-            # Ones change nothing: a part that takes whole pages gets them around our slots.
-            for i in range(_PAGE):
-                if not start <= i < end:
-                    self._page[i] = 0xFF
+            # Ones change nothing, and around our slots the page holds ones.
             self.device.writeblocks(block, self._page, page_at)
         else:
-            self.device.writeblocks(block, view[start:end], page_at + start)
-        check = memoryview(self._check)[start:end]
-        self.device.readblocks(block, check, page_at + start)
-        return check == view[start:end]
+            self.device.writeblocks(block, data, page_at + start * SLOT)
+        check = self._views(self._check, start, end)
+        self.device.readblocks(block, check, page_at + start * SLOT)
+        good = check == data
+        data[:] = _BLANKS[end - start]
+        return good
 
     # Sectors
 
@@ -509,7 +528,7 @@ class Ledger(Reader):
             new.bad = self._bad
             new.close = close
             new.pack_into(self._page, key)
-            if self._program(block, 0, 0, _PAGE):
+            if self._program(block, 0, 0, _PAGE_SLOTS):
                 break
             self._retire(block)
         self._seal.accept(key)
