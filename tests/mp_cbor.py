@@ -1,7 +1,8 @@
 # also: cpython
+from mptest import raises
+
 from chargekeep import cbor, errors
 from chargekeep.errors import ChargekeepError
-from mptest import raises
 
 # RFC 8949 appendix A, of the types that the formats use
 EXAMPLES = (
