@@ -55,7 +55,7 @@ def held(condition: object, why: str) -> None:
 
 
 def wait_until(
-    probe: Callable[[], Found], timeout: float, what: str, interval: float = 0.05
+    probe: Callable[[], Found | None], timeout: float, what: str, interval: float = 0.05
 ) -> Found:
     """The first true value of `probe()`; the step fails if there is none in `timeout` seconds."""
     deadline = time.monotonic() + timeout
