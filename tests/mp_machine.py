@@ -11,6 +11,7 @@ from nor_sim import OUTCOMES, PowerCut
 from station_sim import Decision, FlashLedger, World
 
 from chargekeep import errors
+from chargekeep.config import Config
 from chargekeep.errors import ChargekeepError
 from chargekeep.transaction.recall import Memory
 
@@ -86,6 +87,7 @@ def test_checkpoints_every_10_s_or_50_wh():
 
 def test_a_car_that_rests_costs_little_flash():
     w, m = ready(demand_w=0)
+    settings_of(w, ev_connection_timeout_s=1000)
     m.start(Decision())
     w.run(600)
     assert len(w.bodies(terms.RECORD_UPDATED)) <= 11
@@ -467,6 +469,88 @@ def test_car_that_leaves():
     w.run(3)
     body = w.bodies(terms.RECORD_ENDED)[0]
     assert body[2:4] == [terms.EV_COMMUNICATION_LOST, terms.STOPPED_EV_DISCONNECTED]
+
+
+def settings_of(w, **values):
+    """The station's machine has these settings."""
+    config = Config()
+    for name, value in values.items():
+        assert hasattr(config, name), name
+        setattr(config, name, value)
+    w.station.machine._config = lambda: config
+
+
+def test_a_car_that_never_comes_and_one_that_is_full():
+    w, m = ready(demand_w=0)
+    m.start(Decision())
+    w.run(119)
+    assert m.state == "charging"
+    w.run(5)
+    body = w.bodies(terms.RECORD_ENDED)[0]
+    assert body[3] == terms.STOPPED_TIMEOUT and m.state == "idle"
+    settings_of(w, idle_timeout_s=600)
+    w.demand_w = 11000
+    m.start(Decision())
+    w.run(200)
+    w.demand_w = 0
+    w.load()
+    w.run(590)
+    assert m.state == "charging"
+    w.run(20)
+    assert len(w.bodies(terms.RECORD_ENDED)) == 2
+    settled(w)
+
+
+def test_an_outage_longer_than_the_setting_ends_the_transaction():
+    w, m = ready()
+    m.start(Decision())
+    w.run(30)
+    w.cut()
+    w.run(3700)
+    w.boot()
+    w.run(5)
+    assert w.bodies(terms.RECORD_ENDED)[0][3] == terms.STOPPED_POWER_LOSS
+    settled(w)
+
+
+def test_deauthorized_now_or_after_some_energy():
+    w, m = ready()
+    m.start(Decision())
+    w.run(30)
+    m.deauthorize()
+    w.run(2)
+    assert w.bodies(terms.RECORD_ENDED)[0][2:4] == [terms.DEAUTHORIZED, terms.STOPPED_DEAUTHORIZED]
+    m.start(Decision(max_wh=5000))
+    w.run(30)
+    before = m.info()["energy_wh"]
+    m.deauthorize(100)
+    m.deauthorize(100)
+    w.run(60)
+    body = w.bodies(terms.RECORD_ENDED)[1]
+    assert body[3] == terms.STOPPED_DEAUTHORIZED and m.state == "idle"
+    energy = body[4] - w.bodies(terms.RECORD_STARTED)[1][6]
+    assert before + 100 <= energy <= before + 110
+
+
+def test_clock_aligned_values():
+    w, m = ready()
+    settings_of(w, aligned_data_interval_s=60)
+    m._slot = None
+    m.start(Decision())
+    w.run(600)
+    values = [payload for kind, payload in w.ledger.log[1:] if kind == terms.RECORD_METER_VALUE]
+    assert len(values) == 10
+    assert all(payload[0] % 60 <= 1 and payload[5] == 11000 for payload in values)
+
+
+def test_a_blind_meter_is_also_bounded_in_time():
+    w, m = ready()
+    settings_of(w, meter_stale_s=10)
+    m.start(Decision())
+    w.run(30)
+    w.meter.silent = True
+    w.run(12)
+    assert m.state == "suspended"
 
 
 def test_info():

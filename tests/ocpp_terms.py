@@ -29,6 +29,7 @@ STOPPED_POWER_LOSS = const(9)
 STOPPED_REBOOT = const(11)
 STOPPED_REMOTE = const(12)
 STOPPED_TIME_LIMIT = const(15)
+STOPPED_TIMEOUT = const(16)
 
 # ChargingStateEnumType
 CHARGING = const(1)

@@ -7,6 +7,7 @@ import time
 
 from micropython import const
 
+from chargekeep.config import Config
 from chargekeep.errors import (
     ACTUATOR_FEEDBACK,
     EVSE_OCCUPIED,
@@ -18,6 +19,8 @@ from chargekeep.errors import (
     UNSAFE,
     ChargekeepError,
 )
+from chargekeep.transaction.contactor import Contactor
+from chargekeep.transaction.transaction import Transaction, elapsed_s
 
 # Enumerations of the records (FORMATS.md section 4), named as in OCPP 2.0.1 part 2, section 3:
 # TriggerReasonEnumType
@@ -44,6 +47,7 @@ _STOPPED_OTHER = const(8)
 _STOPPED_POWER_LOSS = const(9)
 _STOPPED_REMOTE = const(12)
 _STOPPED_TIME_LIMIT = const(15)
+_STOPPED_TIMEOUT = const(16)
 
 # ChargingStateEnumType
 _CHARGING = const(1)
@@ -75,14 +79,10 @@ _BLIND_WH = const(500)  # what may flow at most while the meter does not answer
 _GAP_WH = const(200)  # more than this between last record and boot did not flow before the cut
 _RESUME_S = const(60)  # a resumed transaction waits so long for a sample
 _UNATTRIBUTED_WH = const(50)  # recorded in portions of this
-_FLOW_W = const(100)  # less than this is a car that sips or a meter's noise
+_NOISE_W = const(100)  # what a power limit may be exceeded by
 _SETTLE_MS = const(500)  # a contactor opens within 0.1 s; cars ramp down within the rest
 _FINAL_MS = const(3000)  # how long to wait for the register after withdrawing
 _FINAL_WH = const(15)  # what may come in between: two seconds of 25 kW
-_FEEDBACK_MS = const(500)  # a contactor may take this long to follow
-_LEAK_MS = const(5000)  # energy this long after withdrawing is a leak ...
-_LEAK_WH = const(5)  # ... from this much a minute on (300 W; the EVSE itself takes less)
-_MINUTE_MS = const(60000)
 _IDLE_CHECKPOINTS = const(6)  # so many times rarer while the register stands still
 _BLIND_MS = const(2500)  # two samples are missing
 _OVERLOAD_MS = const(10000)  # power above its limit may last this long
@@ -92,44 +92,6 @@ _FAULT_DETAIL = const(40)
 # interrupted; without one (0) the power cut itself is the reason.
 _REASONS = b"\x09\x08\x08\x08\x01\x03\x04\x08\x08\x0f\x06\x08\x0c\x08\x0b\x04"
 
-_WEEK_S = const(604800)
-
-
-class Transaction:
-    """A running transaction. Energy is the register's way from `start_wh` plus `offset_wh`,
-    which is what segments added (the old meter's end minus the new one's begin)."""
-
-    def __init__(self, started):
-        # `started` is the body of its record: tx id, EVSE, connector, id hash, cti, kid, ...
-        self.id = started[0]
-        self.id_hash = started[3]
-        self.cti = started[4]
-        self.kid = started[5]
-        self.start_wh = started[6]
-        self.tariff_id = started[7]
-        self.tariff_version = started[8]
-        self.max_wh = started[9]
-        self.max_s = started[10]
-        self.max_w = started[11]
-        self.seq_no = 0
-        self.offset_wh = 0
-        self.elapsed_s = 0  # up to its last record
-        self.stopping = 0  # trigger of a stop that was asked for
-
-    def energy_wh(self, register_wh):
-        return register_wh - self.start_wh + self.offset_wh
-
-
-def elapsed_s(earlier, later):
-    """Seconds between two stamps; across a boot with no usable clock, at least the uptime."""
-    if earlier[2] == later[2]:
-        return later[3] - earlier[3]
-    if earlier[0] is not None and later[0] is not None:
-        passed = later[0] - earlier[0]
-        if later[3] <= passed <= _WEEK_S:
-            return passed
-    return later[3]
-
 
 class Machine:
     """Call `resume` once, then `tick` about every 250 ms.
@@ -137,7 +99,8 @@ class Machine:
     `actuator`: see relay.py. `on_begin(decision, tx_id)` may refuse by raising; it runs before
     anything is recorded. `on_used(cti, tx_id, wh, s)` is told what a transaction took, at its end
     and, as a power cut may come between, once more after a boot.
-    `may_resume(transaction)` says whether the token still stands after a reboot.
+    `may_resume(transaction)` says whether the token still stands after a reboot. `config()`
+    gives the settings in force (config.py).
     `state` is one of the words above, `unsafe` 0 or a code, `transaction` a Transaction or None.
     """
 
@@ -153,31 +116,34 @@ class Machine:
         on_begin=None,
         on_used=None,
         may_resume=None,
+        config=None,
     ):
         self.evse_id = evse_id
         self.connector_id = connector_id
         self.state = _BOOTING
         self.transaction = None
+        self.ended = None  # the last transaction, until its evidence is recorded
         self.unsafe = 0
         self.charging_state = _EV_CONNECTED
         self._ledger = ledger
         self._sampler = sampler
         self._actuator = actuator
+        self._contactor = Contactor(actuator, sampler, health)
         self._timebase = timebase
         self._health = health
         self._on_begin = on_begin
         self._on_used = on_used
         self._may_resume = may_resume
+        defaults = None if config else Config()
+        self._config = config or (lambda: defaults)
         self._accounted_wh = None  # all energy up to this register is in the ledger
         self._seen = 0  # sampler.samples at the last tick
         self._stamp = None  # of the transaction's last record
         self._recorded_wh = 0  # and its register
         self._since_ms = 0  # when the state was entered
-        self._opened_ms = 0  # when power was last withdrawn
-        self._opened_wh = None  # register while open, taken once a minute,
-        self._opened_at_ms = 0  # and when
-        self._disagrees_ms = None  # since when feedback and permission differ
         self._overload_ms = None
+        self._slot = None  # the current interval of clock-aligned values
+        self._flowed_s = None  # elapsed seconds of the transaction when power flowed last
         self._throttled = False  # the actuator itself keeps the power limit
         self._reason = 0  # of the stop under way
         self._stop_wh = None  # and the register at it, where it was fresh
@@ -249,7 +215,9 @@ class Machine:
         self._stamp = self._timebase.stamp()
         self._durably(self._ledger.append_many, records)
         self.transaction = Transaction(body)
+        self.transaction.begin = self._stamp
         self._accounted_wh = self._recorded_wh = register
+        self._flowed_s = None
         self._permit()
         return number
 
@@ -270,9 +238,18 @@ class Machine:
         # Durable at once, so that a power cut from here on does not resume what was stopped.
         self._update(trigger, _EV_CONNECTED)
 
-    def deauthorize(self):
-        """The running transaction's token was revoked. Raises TRANSACTION_STATE without one."""
-        self.stop(_STOPPED_DEAUTHORIZED, _DEAUTHORIZED)
+    def deauthorize(self, more_wh=0):
+        """The running transaction's token was revoked: end it, now or after `more_wh`.
+
+        OCPP's StopTxOnInvalidId and MaxEnergyOnInvalidId. Raises TRANSACTION_STATE without one.
+        """
+        tx = self.transaction
+        if not tx or not more_wh:
+            self.stop(_STOPPED_DEAUTHORIZED, _DEAUTHORIZED)
+        elif not tx.deauthorized:
+            tx.deauthorized = True
+            more_wh += tx.energy_wh(self._last_wh())
+            tx.max_wh = min(tx.max_wh or more_wh, more_wh)
 
     def emergency(self, code, detail=""):
         """Withdraw power now, whatever the state, and refuse to start until `clear`."""
@@ -286,8 +263,7 @@ class Machine:
     def clear(self):
         """The operator has looked at what was unsafe."""
         self.unsafe = 0
-        self._opened_wh = None
-        self._opened_ms = self._now()
+        self._contactor.forget()
 
     def info(self):
         """The transaction for a status message, or None."""
@@ -315,6 +291,7 @@ class Machine:
         memory = Memory(self._ledger)
         if memory.ended:
             self._used(memory.ended, memory.ended_wh)
+            self.ended = None if memory.attested else memory.ended
         self._accounted_wh = memory.accounted_wh
         if memory.last_wh is not None:
             self._sampler.anchor(memory.last_wh)
@@ -337,13 +314,19 @@ class Machine:
             self._end(_REASONS[tx.stopping], self._recorded_wh)
         elif tx.stopping:
             self._end(_REASONS[tx.stopping], register)
-        elif self._actuator.vehicle() is False:
+        elif self._actuator.vehicle() is False or self._outage_s() > self._config().resume_s:
             self._end(self._reason, register)
         elif self._may_resume and not self._may_resume(tx):
             self._end(_STOPPED_DEAUTHORIZED, register, _DEAUTHORIZED)
         elif not self._limits():
+            self._flowed_s = self._elapsed_s()
             self._update(_ABNORMAL_CONDITION, _SUSPENDED_EV)
             self._permit()
+
+    def _outage_s(self):
+        # Seconds of known time since the last record, 0 where the clock does not tell.
+        before, now = self._stamp[0], self._timebase.now()
+        return 0 if before is None or now is None else now - before
 
     # Time passes
 
@@ -352,11 +335,14 @@ class Machine:
         if self.state == _BOOTING:
             return
         self._actuator.poll()
-        self._watch_contactor()
+        if self._contactor.sticks(self._now()):
+            self.emergency(ACTUATOR_FEEDBACK, "closed")
         fresh = self._sampler.samples != self._seen
         self._seen = self._sampler.samples
         if self._accounted_wh is None and self._sampler.samples:
             self._found()
+        if fresh:
+            self._aligned()
         if self.state == _IDLE:
             self._idle(fresh)
         elif self.state == _ENDING:
@@ -369,21 +355,38 @@ class Machine:
 
     def _found(self):
         # The register as this station found it: what came before is not ours.
-        register = self._sampler.register_wh
-        if self._append(_RECORD_METER_VALUE, [register, self._sampler.power_w or 0]):
-            self._accounted_wh = register
+        if self._value():
+            self._accounted_wh = self._sampler.register_wh
+
+    def _aligned(self):
+        # Clock-aligned meter values; by uptime as long as the time is not known.
+        every = self._config().aligned_data_interval_s
+        if every:
+            now = self._timebase.now()
+            slot = (self._timebase.uptime_s() if now is None else now) // every
+            if slot != self._slot:
+                first = self._slot is None
+                self._slot = slot
+                if not first:
+                    self._value()
+
+    def _value(self):
+        sampler = self._sampler
+        return self._append(_RECORD_METER_VALUE, [sampler.register_wh, sampler.power_w or 0])
 
     def _idle(self, fresh):
         if not fresh or self._accounted_wh is None:
             return
         register = self._sampler.register_wh
-        self._watch_leak(register)
+        leak = self._contactor.leak_wh()
+        if leak and not self.unsafe:
+            self.emergency(UNSAFE, "%d Wh while open" % leak)
         if register - self._accounted_wh >= _UNATTRIBUTED_WH:
             self._unattributed(register)
 
     def _ending(self):
         sampler = self._sampler
-        after = time.ticks_diff(sampler.read_ms, self._opened_ms)
+        after = time.ticks_diff(sampler.read_ms, self._contactor.opened_ms)
         if sampler.samples and after >= _SETTLE_MS:
             register = sampler.register_wh
             most = max(_FINAL_WH, 2 * sampler.resolution_wh)
@@ -397,7 +400,7 @@ class Machine:
         if self._actuator.vehicle() is False:
             self.stop(_STOPPED_EV_DISCONNECTED, _EV_COMMUNICATION_LOST)
             return
-        if self._limits():
+        if self._limits() or self._waited():
             return
         if self._sampler.fault or self._sampler.age_ms() > _BLIND_MS:
             self._blind()
@@ -414,11 +417,30 @@ class Machine:
     def _limits(self):
         tx = self.transaction
         if tx.max_wh and tx.energy_wh(self._last_wh()) >= tx.max_wh:
-            self.stop(_STOPPED_ENERGY_LIMIT, _ENERGY_LIMIT_REACHED)
+            if tx.deauthorized:
+                self.stop(_STOPPED_DEAUTHORIZED, _DEAUTHORIZED)
+            else:
+                self.stop(_STOPPED_ENERGY_LIMIT, _ENERGY_LIMIT_REACHED)
         elif tx.max_s and self._elapsed_s() >= tx.max_s:
             self.stop(_STOPPED_TIME_LIMIT, _TIME_LIMIT_REACHED)
         else:
             return False
+        return True
+
+    def _waited(self):
+        # A car that never takes power, or takes none any more, does not hold the EVSE for ever.
+        config = self._config()
+        elapsed = self._elapsed_s()
+        if self.charging_state == _CHARGING or self.state != _ACTIVE:
+            self._flowed_s = elapsed
+            return False
+        if self._flowed_s is not None:
+            most = config.idle_timeout_s
+        else:
+            most = 0 if self._actuator.vehicle() else config.ev_connection_timeout_s
+        if not most or elapsed - (self._flowed_s or 0) < most:
+            return False
+        self.stop(_STOPPED_TIMEOUT, _EV_COMMUNICATION_LOST)
         return True
 
     def _flow(self):
@@ -426,11 +448,11 @@ class Machine:
         power = self._sampler.power_w
         if power is None:
             return True
-        state = _CHARGING if power >= _FLOW_W else _SUSPENDED_EV
+        state = _CHARGING if power >= self._config().charging_threshold_w else _SUSPENDED_EV
         if state != self.charging_state:
             self._update(_CHARGING_STATE_CHANGED, state)
         limit = self.transaction.max_w
-        if not limit or self._throttled or power <= limit + limit // 20 + _FLOW_W:
+        if not limit or self._throttled or power <= limit + limit // 20 + _NOISE_W:
             self._overload_ms = None
         elif self._overload_ms is None:
             self._overload_ms = self._now()
@@ -447,37 +469,13 @@ class Machine:
         bound = _BLIND_WH
         if tx.max_wh:
             bound = min(bound, tx.max_wh - tx.energy_wh(self._last_wh()))
-        flowed = self._sampler.age_ms() // 1000 * self._sampler.max_power_w // 3600
-        if flowed >= bound:
+        age_s = self._sampler.age_ms() // 1000
+        flowed = age_s * self._sampler.max_power_w // 3600
+        if flowed >= bound or age_s >= self._config().meter_stale_s:
             self._withdraw()
             self._enter(_BLIND)
             self._fault(self._sampler.fault or METER_STALE, "blind")
             self._update(_ABNORMAL_CONDITION, _SUSPENDED_EVSE)
-
-    def _watch_contactor(self):
-        closed = self._actuator.feedback()
-        if closed is None or closed == self._actuator.permitted:
-            self._disagrees_ms = None
-            return
-        now = self._now()
-        if self._disagrees_ms is None:
-            self._disagrees_ms = now
-        elif time.ticks_diff(now, self._disagrees_ms) >= _FEEDBACK_MS:
-            if closed:
-                self.emergency(ACTUATOR_FEEDBACK, "closed")
-            elif time.ticks_diff(now, self._disagrees_ms) < 2 * _FEEDBACK_MS:
-                self._health.count(ACTUATOR_FEEDBACK, "open")
-
-    def _watch_leak(self, register):
-        at = self._sampler.read_ms
-        if time.ticks_diff(at, self._opened_ms) < _LEAK_MS:
-            return
-        if self._opened_wh is None or time.ticks_diff(at, self._opened_at_ms) > _MINUTE_MS:
-            self._opened_wh = register
-            self._opened_at_ms = at
-        elif register - self._opened_wh >= max(_LEAK_WH, 2 * self._sampler.resolution_wh):
-            if not self.unsafe:
-                self.emergency(UNSAFE, "%d Wh while open" % (register - self._opened_wh))
 
     # Small steps
 
@@ -493,15 +491,13 @@ class Machine:
 
     def _permit(self):
         self._throttled = self._actuator.limit(self.transaction.max_w)
-        self._opened_wh = self._overload_ms = None
+        self._overload_ms = None
         self.charging_state = _SUSPENDED_EV
         self._enter(_ACTIVE)
         self._actuator.permit()
 
     def _withdraw(self):
-        self._actuator.withdraw()
-        self._opened_ms = self._now()
-        self._opened_wh = None
+        self._contactor.withdraw(self._now())
 
     def _last_wh(self):
         register = self._sampler.register_wh
@@ -561,6 +557,10 @@ class Machine:
             return
         self._recorded(stamp, register)
         self._used(tx, tx.energy_wh(register))
+        tx.end = stamp
+        tx.end_wh = register
+        tx.reason = reason
+        self.ended = tx
         self.transaction = None
         self._enter(_IDLE)
 
@@ -585,7 +585,8 @@ class Machine:
             tx.offset_wh += old - new
             self._recorded_wh = new
         self._accounted_wh = new
-        self._opened_wh = self._stop_wh = None
+        self._stop_wh = None
+        self._contactor.forget()
         return True
 
     def _fault(self, code, detail):

@@ -4,7 +4,7 @@
 
 from micropython import const
 
-from chargekeep.transaction.machine import Transaction, elapsed_s
+from chargekeep.transaction.transaction import Transaction, elapsed_s
 
 # Record types, and a charging state (FORMATS.md section 4).
 _RECORD_STARTED = const(2)
@@ -13,6 +13,7 @@ _RECORD_ENDED = const(4)
 _RECORD_METER_VALUE = const(5)
 _RECORD_UNATTRIBUTED = const(10)
 _RECORD_SEGMENT = const(11)
+_RECORD_EVIDENCE = const(15)
 _EV_CONNECTED = const(2)
 
 _STAMP = const(4)  # elements before a record's body: time, quality, boot id, uptime
@@ -32,7 +33,8 @@ class Memory:
     """What was recalled; None where the ledger does not tell.
 
     `transaction` is the running one, `stamp` and `register_wh` are of its last record. `ended`
-    is the last one that ended, and took `ended_wh`. Energy up to `accounted_wh` belongs to a
+    is the last one that ended, and took `ended_wh`; `attested` tells that its evidence is
+    recorded. Energy up to `accounted_wh` belongs to a
     transaction or is recorded as unattributed; `last_wh` is the newest register of any record.
     """
 
@@ -40,16 +42,20 @@ class Memory:
         self.transaction = self.stamp = self.ended = None
         self.register_wh = self.accounted_wh = self.last_wh = None
         self.ended_wh = 0
+        self.attested = False
+        attested = 0  # the highest transaction id with evidence
         self._number = 0  # the highest transaction id so far, and what was seen of it
         self._started = self._newest = None
         self._boots = {}  # boot id -> [its first stamp, its last]
         segments = []
         accounted_seq = last_seq = 0
         for seq, kind, payload in ledger.records():
+            body = payload[_STAMP:]
+            if kind == _RECORD_EVIDENCE:
+                attested = max(attested, body[0])
             at = _REGISTER_AT.get(kind)
             if at is None:
                 continue
-            body = payload[_STAMP:]
             if seq >= last_seq:
                 last_seq = seq
                 self.last_wh = body[at]
@@ -64,6 +70,7 @@ class Memory:
                 self._see(seq, kind, payload[:_STAMP], body)
         if self._started and self._newest:
             self._conclude(self._started, self._newest, segments)
+        self.attested = attested >= self._number
         if self.accounted_wh is None:
             self.accounted_wh = self.last_wh
 
@@ -84,6 +91,7 @@ class Memory:
 
     def _conclude(self, started, newest, segments):
         tx = Transaction(started[3])
+        tx.begin = started[2]
         tx.offset_wh = sum([offset for seq, offset in segments if seq > started[0]])
         before = None
         for boot in sorted(self._boots):
@@ -94,6 +102,9 @@ class Memory:
         self.register_wh = body[_REGISTER_AT[kind]]
         if kind == _RECORD_ENDED:
             self.ended = tx
+            tx.end = self.stamp
+            tx.end_wh = self.register_wh
+            tx.reason = body[3]
             self.ended_wh = tx.energy_wh(self.register_wh)
             return
         self.transaction = tx

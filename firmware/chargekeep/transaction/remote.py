@@ -44,6 +44,15 @@ class Remote:
         self._known_ms = now  # when `pilot` was told last
         self._asked_ms = time.ticks_add(now, -_ASK_MS)
 
+    def _tell(self, permitted, amps):
+        raise NotImplementedError
+
+    def _ask(self):
+        raise NotImplementedError
+
+    def _answered(self):
+        raise NotImplementedError
+
     def permit(self):
         self._want(True)
 
