@@ -1,4 +1,3 @@
-# also: cpython
 # heap: 320k
 import gc
 import hashlib

@@ -1,6 +1,5 @@
 # The PN532 reader against a chip and tags played here from the manuals: UM0701-02 for the frames,
 # the NTAG21x data sheet for the memory.
-# also: cpython
 import asyncio
 
 from chargekeep import errors

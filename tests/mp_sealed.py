@@ -1,4 +1,3 @@
-# also: cpython
 # heap: 320k
 from authority import folder
 from mptest import raises

@@ -1,6 +1,5 @@
 # One test for each row of firmware/THREATS.md that the authorization stage answers; the attacker
 # has what the row says he has. The rows of ledger and update name tests of those.
-# also: cpython
 # heap: 320k
 import gc
 

@@ -12,7 +12,7 @@ import pytest
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 MICROPYTHON = Path(sys.executable).parent / "micropython"
-CI_SECONDS = 5
+CI_SECONDS = 7
 NIGHTLY_RUNS = {  # 5,000,000 together; the last ones verify signatures
     "cbor": 1_200_000,
     "entitlement": 1_000_000,
