@@ -13,28 +13,25 @@ from micropython import const
 from chargekeep.credential import ed25519  # first: it takes its tables while the heap is whole
 
 # isort: split
-from chargekeep import __version__, cbor, errors, health, identity
+from chargekeep import __version__, cbor, errors, health
 from chargekeep.authorization import command
-from chargekeep.authorization.objects import Objects
 from chargekeep.authorization.policy import Policy
 from chargekeep.authorization.spent import Spent
 from chargekeep.board import open_board
+from chargekeep.core import Core
 from chargekeep.errors import ChargekeepError
 from chargekeep.ledger import record
-from chargekeep.ledger.ring import Ledger
 from chargekeep.ledger.seal import head_message
 from chargekeep.metering import sdm630
 from chargekeep.metering.meter import ModbusMeter
 from chargekeep.metering.modbus import Master
 from chargekeep.metering.sampler import Sampler
 from chargekeep.reader import LineReader
-from chargekeep.store import Store
 from chargekeep.supervisor import Supervisor
 from chargekeep.sync.inbox import Inbox
 from chargekeep.sync.mqtt import MqttClient
 from chargekeep.sync.outbox import Outbox
 from chargekeep.sync.wifi import Wifi
-from chargekeep.timebase import Timebase
 from chargekeep.transaction import terms
 from chargekeep.transaction.machine import Machine
 from chargekeep.transaction.relay import Relay
@@ -46,8 +43,7 @@ _NEWS_MS = const(2000)
 _RESERVE_SLOTS = const(120)  # with fewer free slots the station calls itself degraded
 _FLOOR_STEP_S = const(900)  # how much known time may be lost with the power
 
-_BOOTS = const(0)  # ledger counters, FORMATS.md section 4
-_TIME_FLOOR = const(2)
+_TIME_FLOOR = const(2)  # ledger counter, FORMATS.md section 4
 
 _SSID = const(1)  # keys of the file `network`
 _WIFI_PASSWORD = const(2)
@@ -60,42 +56,28 @@ _PASSWORD = const(6)
 class App:
     """A commissioned station on `board`. `run` serves until the board restarts.
 
-    Raises CONFIG where the board was never commissioned, LEDGER_* where its log cannot be used.
+    Raises SECRET on a board that is no station yet, LEDGER_* where its log cannot be used.
     """
 
     def __init__(self, board):
         self.board = board
-        self.health = health.Health()
-        store = Store(board.storage())
-        me = self.identity = identity.load(store)
-        if me is None:
-            raise ChargekeepError(errors.CONFIG, "not commissioned")
-        self.timebase = Timebase()
-        self.ledger = Ledger(board.ledger_device(), None, self.timebase, store)
-        self.ledger.mount()
-        self._boot()
-        self.objects = Objects(
-            me.site, me.station, me.root_key, store, self.ledger, self.timebase, self.health
-        )
+        core = Core(board, starting=True)
+        self.identity = core.identity
+        self.ledger = core.ledger
+        self.timebase = core.timebase
+        self.objects = core.objects
+        self.health = core.health
+        self.ledger.append(record.BOOT, [board.reset_cause(), __version__])
         self.objects.on_command = self._on_command
         self.objects.on_change = self._on_change
-        self.policy = Policy(self.objects, Spent(store, self.timebase), self.timebase, me.site_key)
+        spent = Spent(core.store, self.timebase)
+        self.policy = Policy(self.objects, spent, self.timebase, self.identity.site_key)
         self._wire_charging()
-        self._wire_network(cbor.loads(store.read("network") or b"\xa0"))
+        self._wire_network(cbor.loads(core.store.read("network") or b"\xa0"))
         self.supervisor = Supervisor(board.watchdog(), self.health, time.ticks_ms, time.ticks_diff)
         self._ticks = 0
         self._heap_peak = 0
         self._told = None  # what the last status said: state, news, ticks
-
-    def _boot(self):
-        ledger = self.ledger
-        boot_id = ledger.counter(_BOOTS) + 1
-        ledger.advance(_BOOTS, boot_id)
-        self.timebase.start(boot_id, ledger.counter(_TIME_FLOOR))
-        hint = self.board.time_hint()
-        if hint:
-            self.timebase.hint(hint)
-        ledger.append(record.BOOT, [self.board.reset_cause(), __version__])
 
     def _wire_charging(self):
         board = self.board

@@ -136,9 +136,10 @@ class Installer:
     """Takes signed objects over USB as the inbox takes them from the network."""
 
     def __init__(self, the_board):
-        from chargekeep.workshop import Workshop
+        from chargekeep.core import Core
 
-        self._objects = Workshop(the_board).objects
+        self._objects = Core(the_board).objects
+        asyncio.run(self._objects.load())
 
     def _wanted(self, taken):
         return {"taken": taken, "wanted": self._objects.wanted()}
@@ -157,13 +158,20 @@ _installer = None
 
 
 def run(what, *arguments):
-    """For the REPL: "commission", "confirm", "take" or "take_chunk". Prints one line of JSON."""
+    """For the REPL: "commission", "confirm", "selftest", "take" or "take_chunk".
+
+    Prints one line of JSON.
+    """
     global _installer
     try:
         if what == "commission":
             result = commission(board.open_board(), *arguments)
         elif what == "confirm":
             result = confirm(board.open_board())
+        elif what == "selftest":
+            from chargekeep import selftest
+
+            result = selftest.run(board.open_board(), *arguments)
         else:
             if _installer is None:
                 _installer = Installer(board.open_board())

@@ -1,16 +1,17 @@
 # The device's side of `chargekeep update`: called by the host over the REPL while the charger does
 # not run. Each call prints one line of JSON.
 
+import asyncio
 import io
 import json
 import sys
 from binascii import a2b_base64
 
 from chargekeep import board, errors
+from chargekeep.core import Core
 from chargekeep.errors import ChargekeepError
 from chargekeep.update import manifest, slots
 from chargekeep.update.stage import Stage
-from chargekeep.workshop import Workshop
 
 try:
     from deflate import RAW, DeflateIO
@@ -19,14 +20,15 @@ except ImportError:
 
 _stage = None
 _listed = None
-_workshop = None
+_core = None
 
 
 def _open():
-    global _workshop
-    if _workshop is None:
-        _workshop = Workshop(board.open_board())
-    return _workshop
+    global _core
+    if _core is None:
+        _core = Core(board.open_board())
+        asyncio.run(_core.objects.load())
+    return _core
 
 
 def _verified(data):
