@@ -42,13 +42,10 @@ _SETTINGS = (
     (15, "ev_connection_timeout_s", 120, 10, 86400),
     # rows [max Wh, max s, max W, tariff id] that the entries of an allowlist refer to by index
     (_POLICIES, "policies", [[0, 0, 0, 0]], 1, _MAX_POLICIES),
-    # OCPP AlignedDataInterval and SampledDataTxUpdatedInterval, seconds; 0: off
+    # OCPP AlignedDataInterval, seconds; 0: off
     (17, "aligned_data_interval_s", 900, 0, 86400),
-    (18, "tx_updated_interval_s", 300, 0, 86400),
     # longest outage, in seconds of known time, after which a transaction is resumed
     (19, "resume_s", 3600, 0, 86400),
-    # OCPP OfflineThreshold: seconds without the host until the station calls itself offline
-    (20, "offline_threshold_s", 60, 5, 86400),
     # seconds between two status messages that say the same
     (21, "status_interval_s", 300, 10, 86400),
     # seconds of missing meter samples until the permission to charge is withdrawn
