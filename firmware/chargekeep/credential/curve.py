@@ -21,7 +21,7 @@ _TEETH = const(7)
 _SPACING = const(37)
 _ENTRIES = const(64)
 TABLE_SIZE = const(6144)
-_SLICE = const(12)  # columns a run: 3 ms on RP2040
+_SLICE = const(12)  # columns a run, of 36: 3 ms on RP2040
 
 # Registers of the machine. X : Y : Z : T is the running point, x = X/Z, y = Y/Z, xy = T/Z
 # (RFC 8032 section 5.1.4); J, K, L, M are the second point of an addition: y + x, y - x, 2dxy, 2z;
@@ -72,6 +72,7 @@ _POWER = _program(
     "E=C^50 E=E*C F=E^100 E=E*F E=E^50 E=E*C"
 )
 _INVERT = _POWER + _program("E=E^5 E=E*G")  # E = A^(p - 2)
+_COPY_Z = _program("A=Z+O")
 _AFFINE = _program("X=X*E Y=Y*E")
 _SCALE = _program("A=A*Z B=B*Z")
 
@@ -83,28 +84,26 @@ _ROOT = (
     + _program("E=E^2 E=E*A X=E*B A=X^1 A=A*V")
 )
 _CACHE = _program("J=Y+X K=Y-X L=T*D M=Z+Z")
-_NEGATE_L = _program("L=O-L")
+_NEGATE = _program("A=J+O J=K+O K=A+O L=O-L")
 # add-2008-hwcd-3, complete: 8M, and one for T
 _ADD_CACHED = _program(
     "A=Y-X A=A*K B=Y+X B=B*J C=T*L G=Z*M E=B-A F=G-C G=G+C H=B+A X=E*F Y=G*H Z=F*G T=E*H"
 )
-_RESCALE = _program("T=X*Y X=X*Z Y=Y*Z Z=Z^1")  # X : Y : Z without T, to XZ : YZ : ZZ : XY
-_ENTRY = _program("J=Y+X K=Y-X L=X*Y L=L*D")  # of the affine point X, Y
-# U = 1 / (product of Z up to this entry), V = product of those before
-_NORMALIZE = _program("A=U*V U=U*Z X=X*A Y=Y*A") + _ENTRY
+# X : Y : Z without T is XZ : YZ : ZZ : XY
+_RESCALE_ADD = _program("T=X*Y X=X*Z Y=Y*Z Z=Z^1") + _ADD_CACHED
+# U = 1 / (product of Z up to this entry), V = product of those before; J, K, L = the entry
+_NORMALIZE = _program("A=U*V U=U*Z X=X*A Y=Y*A J=Y+X K=Y-X L=X*Y L=L*D")
 _TIMES_Z = _program("V=V*Z")
-_COPY_Z = _program("A=Z+O")
 _COPY_V = _program("A=V+O")
-_COPY_TO_U = _program("U=E+O")
+_TO_U = _program("U=E+O")
 
 
-def _invert(machine, copy):
-    # E = 1 / A, after `copy` to A.
-    machine.run(copy)
+def _invert(machine, register, copy):
+    # E = 1 / register; `copy` is the program that copies it to A.
     if hasattr(machine, "invert"):
-        machine.invert(_E, _A)
+        machine.invert(_E, register)
     else:
-        machine.run(_INVERT)
+        machine.run(copy + _INVERT)
 
 
 def _identity(machine):
@@ -125,13 +124,14 @@ def _digits(scalar):
 
 def _evaluate(machine, program):
     _identity(machine)
-    for column in range(_SPACING - 1, -1, -_SLICE):
-        machine.run(program, column, min(_SLICE, column + 1))
+    machine.run(program[len(_DOUBLE) :], _SPACING - 1)
+    for column in range(_SPACING - 2, -1, -_SLICE):
+        machine.run(program, column, _SLICE)
         yield
 
 
 def _affine(machine):
-    _invert(machine, _COPY_Z)
+    _invert(machine, _Z, _COPY_Z)
     machine.run(_AFFINE)
     return machine[_X], machine[_Y]
 
@@ -141,35 +141,28 @@ def encode(x, y):
     return (y | (x & 1) << 255).to_bytes(32, "little")
 
 
-def multiply_base(scalar):
-    """Generator: yields None while it works, at last (x, y) of scalar * B.
+def multiply(scalar, table):
+    """Generator: yields None while it works, at last (x, y) of scalar * (the table's point).
 
-    `scalar` is 0 to L - 1.
+    `scalar` is 0 to L - 1; the point must have order L, here and below.
     """
-    machine = Machine((base_table(),), (_digits(scalar),))
+    machine = Machine((table,), (_digits(scalar),))
     yield from _evaluate(machine, _COLUMN)
     yield _affine(machine)
 
 
-def _sum(s, k, table):
-    return Machine((base_table(), table), (_digits(s), _digits(k)))
-
-
-def multiply_two(s, k, table):
-    """Generator: yields None while it works, at last (x, y) of s * B + k * (table's point).
-
-    `s` and `k` are 0 to L - 1; the table's point must have order L.
-    """
-    machine = _sum(s, k, table)
+def multiply_two(s, k, tables):
+    """Generator: yields None while it works, at last (x, y) of s * P + k * Q for two tables."""
+    machine = Machine(tables, (_digits(s), _digits(k)))
     yield from _evaluate(machine, _COLUMN_2)
     yield _affine(machine)
 
 
-def sum_equals(s, k, table, point):
+def sum_equals(s, k, tables, point):
     """Generator: yields None while it works, at last whether the sum of `multiply_two` is `point`,
     (x, y). Saves the inversion.
     """
-    machine = _sum(s, k, table)
+    machine = Machine(tables, (_digits(s), _digits(k)))
     yield from _evaluate(machine, _COLUMN_2)
     machine[_A], machine[_B] = point
     machine.run(_SCALE)
@@ -222,88 +215,59 @@ def _decompress(machine, encoded):
     return True
 
 
-def _load(machine, first, buffer, offset, count=4):
-    for i in range(count):
-        machine.load(first + i, buffer, offset + 32 * i)
-
-
-def _store(machine, first, buffer, offset, count=4):
-    for i in range(count):
-        machine.store(first + i, buffer, offset + 32 * i)
-
-
 def _build(machine, table):
     # With P_j = 2^(37j) * (the affine point in X, Y): entry m is P_6 plus, for each j < 6,
     # P_j where bit j of m is 0, -P_j where it is 1. So the next bit is an addition of -2 P_j.
-    scratch = memoryview(bytearray(32 * _ENTRIES))
-    total = scratch[0:128]
-    point = scratch[128:256]
-    minus_two = scratch[256:]
+    load = machine.load
+    store = machine.store
+    run = machine.run
+    scratch = bytearray(32 * _ENTRIES)  # sum of P_j, P_j, six -2 P_j; later products of Z
     machine[_D] = 2 * _CURVE_D
     machine[_T] = machine[_X] * machine[_Y]
-    _store(machine, _X, point, 0)
+    store(_X, 4, scratch, 128)
     _identity(machine)
-    _store(machine, _X, total, 0)
+    store(_X, 4, scratch, 0)
     for j in range(_TEETH):
-        _load(machine, _X, point, 0)
-        machine.run(_CACHE)
-        _load(machine, _X, total, 0)
-        machine.run(_ADD_CACHED)
-        _store(machine, _X, total, 0)
-        if j == _TEETH - 1:
-            break
-        _load(machine, _X, point, 0)
-        machine.run(_DOUBLE)
-        machine.run(_CACHE)
-        machine.run(_NEGATE_L)
-        machine.store(_J, minus_two, 128 * j + 32)
-        machine.store(_K, minus_two, 128 * j)
-        _store(machine, _L, minus_two, 128 * j + 64, 2)
-        machine.run(_DOUBLE, 0, _SPACING - 1)
-        _store(machine, _X, point, 0)
-        yield
-    _load(machine, _X, total, 0)
-    _store(machine, _X, table, 0, 3)
-    for j in range(_TEETH - 1):
-        for m in range(1 << j):
-            _load(machine, _J, minus_two, 128 * j)
-            _load(machine, _X, table, 96 * m, 3)
-            machine.run(_RESCALE)
-            machine.run(_ADD_CACHED)
-            _store(machine, _X, table, 96 * (m + (1 << j)), 3)
-            if m & 7 == 7:
-                yield
+        load(_X, 4, scratch, 128)
+        run(_CACHE)
+        load(_X, 4, scratch, 0)
+        run(_ADD_CACHED)
+        store(_X, 4, scratch, 0)
+        if j < _TEETH - 1:
+            load(_X, 4, scratch, 128)
+            run(_DOUBLE + _CACHE + _NEGATE)
+            store(_J, 4, scratch, 256 + 128 * j)
+            yield
+            run(_DOUBLE, 0, _SPACING - 1)
+            store(_X, 4, scratch, 128)
+            yield
+    load(_X, 4, scratch, 0)
+    store(_X, 3, table, 0)
+    for m in range(1, _ENTRIES):
+        # The entry without its highest bit j.
+        j = 0
+        while 2 << j <= m:
+            j += 1
+        load(_J, 4, scratch, 256 + 128 * j)
+        load(_X, 3, table, 96 * (m - (1 << j)))
+        run(_RESCALE_ADD)
+        store(_X, 3, table, 96 * m)
+        if not m & 7:
+            yield
     # All 64 denominators with one inversion (Montgomery's trick).
     machine[_V] = 1
     for m in range(_ENTRIES):
-        machine.store(_V, scratch, 32 * m)
-        machine.load(_Z, table, 96 * m + 64)
-        machine.run(_TIMES_Z)
-    yield
-    _invert(machine, _COPY_V)
-    machine.run(_COPY_TO_U)
+        store(_V, 1, scratch, 32 * m)
+        load(_Z, 1, table, 96 * m + 64)
+        run(_TIMES_Z)
+        if m & 7 == 7:
+            yield
+    _invert(machine, _V, _COPY_V)
+    run(_TO_U)
     for m in range(_ENTRIES - 1, -1, -1):
         if m & 7 == 7:
             yield
-        machine.load(_V, scratch, 32 * m)
-        _load(machine, _X, table, 96 * m, 3)
-        machine.run(_NORMALIZE)
-        _store(machine, _J, table, 96 * m, 3)
-
-
-_base = bytearray(TABLE_SIZE)
-
-
-def base_table():
-    """The comb table of B, made from `comb_base` at the first use."""
-    if not any(_base):
-        name = "chargekeep.credential.comb_base"
-        points = __import__(name, None, None, ("POINTS",)).POINTS
-        del sys.modules[name]  # 4 KiB of heap where it is not frozen
-        machine = Machine()
-        machine[_D] = 2 * _CURVE_D
-        for m in range(_ENTRIES):
-            _load(machine, _X, points, 64 * m, 2)
-            machine.run(_ENTRY)
-            _store(machine, _J, _base, 96 * m, 3)
-    return _base
+        load(_V, 1, scratch, 32 * m)
+        load(_X, 3, table, 96 * m)
+        run(_NORMALIZE)
+        store(_J, 3, table, 96 * m)

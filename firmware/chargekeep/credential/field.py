@@ -37,13 +37,17 @@ class Machine:
     def __setitem__(self, register, value):
         self._r[register] = value
 
-    def load(self, register, buffer, offset):
-        """Set `register` from the 32 bytes at `offset`."""
-        self._r[register] = int.from_bytes(buffer[offset : offset + 32], "little")
+    def load(self, register, count, buffer, offset):
+        """Set `count` registers from `register` on from the 32 bytes each at `offset`."""
+        for i in range(register, register + count):
+            self._r[i] = int.from_bytes(buffer[offset : offset + 32], "little")
+            offset += 32
 
-    def store(self, register, buffer, offset):
-        """Write `register` as 32 bytes to `offset`; `load` reads it back."""
-        buffer[offset : offset + 32] = (self._r[register] % _P).to_bytes(32, "little")
+    def store(self, register, count, buffer, offset):
+        """Write `count` registers from `register` on to `offset`; `load` reads them back."""
+        for i in range(register, register + count):
+            buffer[offset : offset + 32] = (self._r[i] % _P).to_bytes(32, "little")
+            offset += 32
 
     def run(self, program, top=0, times=1):
         """Run `program` `times` over; SELECT takes column `top`, then the one below ..."""
@@ -91,8 +95,7 @@ class Machine:
         if positive:
             entry ^= (1 << (_TEETH - 1)) - 1
         table = self._tables[which]
-        self.load(d + 1 - positive, table, 96 * entry)
-        self.load(d + positive, table, 96 * entry + 32)
-        self.load(d + 2, table, 96 * entry + 64)
+        self.load(d, 3, table, 96 * entry)
         if not positive:
-            self._r[d + 2] = -self._r[d + 2]
+            r = self._r
+            r[d], r[d + 1], r[d + 2] = r[d + 1], r[d], -r[d + 2]

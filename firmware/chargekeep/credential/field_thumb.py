@@ -34,15 +34,15 @@ class Machine:
         at = _HEAD + 32 * register
         self._state[at : at + 32] = (value % _P).to_bytes(32, "little")
 
-    def load(self, register, buffer, offset):
-        """Set `register` from the 32 bytes at `offset`."""
+    def load(self, register, count, buffer, offset):
+        """Set `count` registers from `register` on from the 32 bytes each at `offset`."""
         at = _HEAD + 32 * register
-        self._state[at : at + 32] = buffer[offset : offset + 32]
+        self._state[at : at + 32 * count] = memoryview(buffer)[offset : offset + 32 * count]
 
-    def store(self, register, buffer, offset):
-        """Write `register` as 32 bytes to `offset`; `load` reads it back."""
+    def store(self, register, count, buffer, offset):
+        """Write `count` registers from `register` on to `offset`; `load` reads them back."""
         at = _HEAD + 32 * register
-        buffer[offset : offset + 32] = self._state[at : at + 32]
+        buffer[offset : offset + 32 * count] = memoryview(self._state)[at : at + 32 * count]
 
     def run(self, program, top=0, times=1):
         """Run `program` `times` over; SELECT takes column `top`, then the one below, and so on."""
@@ -56,7 +56,9 @@ class Machine:
 
 # State: 0 column and 4 times (a byte each), 8 address of the product, 16 two scalars of 36 bytes,
 # 96 registers.
-# Frame: 0 program counter, 4 state, 8 program, 12 two tables, 20 count and 24 register of SQR.
+# A program ends with the zero that MicroPython puts after all bytes.
+# Frame: 0 program counter, 4 state, 8 program, 12 two tables, 20 registers, 24 product, 28 count and
+# 32 destination of SQR.
 @micropython.asm_thumb
 def _run(r0, r1, r2, r3):
     mov(r4, r8)
@@ -64,14 +66,22 @@ def _run(r0, r1, r2, r3):
     mov(r6, r10)
     mov(r7, r11)
     push({r4, r5, r6, r7})
-    data(2, 0xB087)  # sub sp, #28
+    data(2, 0xB089)  # sub sp, #36
     data(2, 0x9001)  # str r0, [sp, #4]
     data(2, 0x9102)  # str r1, [sp, #8]
     data(2, 0x9203)  # str r2, [sp, #12]
     data(2, 0x9304)  # str r3, [sp, #16]
+    ldr(r1, [r0, 8])
+    data(2, 0x9106)  # str r1, [sp, #24]
+    add(r0, 96)
+    data(2, 0x9005)  # str r0, [sp, #20]
 
     label(again)
     data(2, 0x9F02)  # ldr r7, [sp, #8]
+    b(step)
+
+    label(next)
+    data(2, 0x9F00)  # ldr r7, [sp, #0]
 
     label(step)
     ldrb(r3, [r7, 0])  # operation
@@ -80,8 +90,7 @@ def _run(r0, r1, r2, r3):
     ldrb(r2, [r7, 3])
     add(r7, 4)
     data(2, 0x9700)  # str r7, [sp, #0]
-    data(2, 0x9C01)  # ldr r4, [sp, #4]
-    add(r4, 96)
+    data(2, 0x9C05)  # ldr r4, [sp, #20]; r4: the registers
     lsl(r0, r0, 5)  # r0: address of the destination
     add(r0, r0, r4)
     lsl(r1, r1, 5)  # r1: address of the first operand
@@ -96,30 +105,24 @@ def _run(r0, r1, r2, r3):
     b(minus)  # 4
     b(select)  # 5
 
-    label(next)
-    data(2, 0x9F00)  # ldr r7, [sp, #0]
-    b(step)
-
     label(multiply)
     lsl(r2, r2, 5)
     add(r2, r2, r4)
-    sub(r4, 96)
-    ldr(r3, [r4, 8])
+    data(2, 0x9B06)  # ldr r3, [sp, #24]
     data(2, 0x4798)  # blx r3
     b(next)
 
     label(square)
-    data(2, 0x9006)  # str r0, [sp, #24]
+    data(2, 0x9008)  # str r0, [sp, #32]
 
     label(square_again)
-    data(2, 0x9205)  # str r2, [sp, #20]
+    data(2, 0x9207)  # str r2, [sp, #28]
     mov(r2, r1)
-    data(2, 0x9B01)  # ldr r3, [sp, #4]
-    ldr(r3, [r3, 8])
+    data(2, 0x9B06)  # ldr r3, [sp, #24]
     data(2, 0x4798)  # blx r3
-    data(2, 0x9806)  # ldr r0, [sp, #24]
+    data(2, 0x9808)  # ldr r0, [sp, #32]
     mov(r1, r0)
-    data(2, 0x9A05)  # ldr r2, [sp, #20]
+    data(2, 0x9A07)  # ldr r2, [sp, #28]
     sub(r2, 1)
     bne(square_again)
     b(next)
@@ -224,7 +227,7 @@ def _run(r0, r1, r2, r3):
     # first two change places and the third its sign.
 
     label(select)
-    sub(r4, 96)
+    data(2, 0x9C01)  # ldr r4, [sp, #4]
     mov(r3, 36)
     mul(r3, r2)
     add(r5, r4, r3)
@@ -314,7 +317,7 @@ def _run(r0, r1, r2, r3):
     b(again)
 
     label(finish)
-    data(2, 0xB007)  # add sp, #28
+    data(2, 0xB009)  # add sp, #36
     pop({r4, r5, r6, r7})
     mov(r8, r4)
     mov(r9, r5)

@@ -1,5 +1,5 @@
-# SHA-512 (FIPS 180-4), streaming; stock MicroPython has none. A block of 128 bytes takes 0.14 ms on
-# RP2040; nothing is allocated per block there.
+# SHA-512 (FIPS 180-4), streaming; stock MicroPython has none. A block of 128 bytes takes 0.14 ms
+# on RP2040; nothing is allocated per block there.
 
 import sys
 

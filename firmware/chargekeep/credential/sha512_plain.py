@@ -1,5 +1,5 @@
-# The compression function of SHA-512 (FIPS 180-4 section 6.4) on plain ints, for every port without
-# sha512_thumb.
+# The compression function of SHA-512 (FIPS 180-4 section 6.4) on plain ints, for every port
+# without sha512_thumb.
 
 from struct import pack_into, unpack_from
 

@@ -1,6 +1,6 @@
 # The compression function of SHA-512 (FIPS 180-4 section 6.4) in ARMv6-M assembly. A 64-bit word
-# is two 32-bit ones, the low one first. Needs no heap, 500 bytes of stack. Its time does not depend
-# on the data.
+# is two 32-bit ones, the low one first. Needs no heap, 500 bytes of stack. Its time does not
+# depend on the data.
 
 import micropython
 
