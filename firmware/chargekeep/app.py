@@ -32,7 +32,7 @@ from chargekeep.sync.inbox import Inbox
 from chargekeep.sync.mqtt import MqttClient
 from chargekeep.sync.outbox import Outbox
 from chargekeep.sync.wifi import Wifi
-from chargekeep.transaction import terms
+from chargekeep.transaction.evidence import Notary
 from chargekeep.transaction.machine import Machine
 from chargekeep.transaction.relay import Relay
 
@@ -72,6 +72,8 @@ class App:
         self.objects.on_change = self._on_change
         spent = Spent(core.store, self.timebase)
         self.policy = Policy(self.objects, spent, self.timebase, self.identity.site_key)
+        public_key = ed25519.public_key(self.identity.seed)
+        self._kid = hashlib.sha256(public_key).digest()[:4]
         self._wire_charging()
         self._wire_network(cbor.loads(core.store.read("network") or b"\xa0"))
         self.supervisor = Supervisor(board.watchdog(), self.health, time.ticks_ms, time.ticks_diff)
@@ -96,6 +98,11 @@ class App:
             on_begin=self._on_begin,
             on_used=self.policy.use,
             may_resume=self._may_resume,
+            config=lambda: self.objects.config,
+        )
+        me = self.identity
+        self.notary = Notary(
+            self.ledger, self.health, me.site, me.station, sdm630.NAME, self._kid, self._sign
         )
         uart = board.uart("reader")
         if board.wiring["reader"].get("type") == "pn532":
@@ -109,8 +116,6 @@ class App:
 
     def _wire_network(self, settings):
         me = self.identity
-        seed = me.seed
-        kid = hashlib.sha256(ed25519.public_key(seed)).digest()[:4]
         host, port = settings.get(_HOST), settings.get(_PORT)
         count = self.health.count
         self.client = MqttClient(
@@ -125,8 +130,8 @@ class App:
             self.ledger,
             me.site,
             me.station,
-            kid,
-            lambda message: ed25519.sign(seed, message),
+            self._kid,
+            lambda message: ed25519.sign(me.seed, message),
             self.objects.open_acknowledgement,
             count,
         )
@@ -143,6 +148,9 @@ class App:
         self._networked = host is not None
 
     # What the parts ask of each other
+
+    def _sign(self, message):
+        return ed25519.sign_async(self.identity.seed, message)
 
     def _on_begin(self, decision, tx_id):
         self.policy.begin(decision, self.identity.evse_id, tx_id)
@@ -184,9 +192,12 @@ class App:
     def _on_change(self, kind):
         machine, config = self.machine, self.objects.config
         transaction = machine.transaction
-        if kind == "revocation" and transaction and config.stop_tx_on_invalid_id:
+        if kind == "config":
+            self.sampler.max_power_w = config.plausible_max_w
+        elif kind == "revocation" and transaction:
             if self.policy.revoked(transaction.cti, transaction.id_hash):
-                machine.stop(terms.STOPPED_DEAUTHORIZED, terms.DEAUTHORIZED)
+                stop = config.stop_tx_on_invalid_id
+                machine.deauthorize(0 if stop else config.max_energy_on_invalid_id_wh)
 
     async def _on_command(self, order, arguments):
         machine = self.machine
@@ -244,8 +255,7 @@ class App:
         # Whoever has this record has our word for everything before it.
         seq, link = self.ledger.head
         message = head_message(self.identity.log_id, seq, link)
-        signature = await ed25519.sign_async(self.identity.seed, message)
-        self.ledger.append(record.HEAD, [seq, link, signature])
+        self.ledger.append(record.HEAD, [seq, link, await self._sign(message)])
 
     # Housekeeping
 
@@ -339,11 +349,13 @@ class App:
     async def run(self):
         """Serve for ever."""
         await self.objects.load()
+        self._on_change("config")
         self.machine.resume()
         supervisor = self.supervisor
         supervisor.add("sampler", self.sampler.run)
         supervisor.add("machine", self._serve_machine)
         supervisor.add("drivers", self._serve_drivers)
+        supervisor.add("notary", lambda: self.notary.run(self.machine))
         supervisor.add("housekeeping", self._housekeep)
         supervisor.watch("sampler", lambda: self.sampler.cycles, 15_000)
         supervisor.watch("machine", lambda: self._ticks, 5_000)

@@ -6,10 +6,11 @@ from micropython import const
 
 from chargekeep import errors, identity
 from chargekeep.authorization.objects import Objects
+from chargekeep.credential import ed25519
 from chargekeep.errors import ChargekeepError
 from chargekeep.health import Health
 from chargekeep.ledger.ring import Ledger
-from chargekeep.store import Store
+from chargekeep.sealed import SealedStore
 from chargekeep.timebase import Timebase
 
 _BOOTS = const(0)  # ledger counters, FORMATS.md section 4
@@ -26,11 +27,12 @@ class Core:
     def __init__(self, board, starting=False):
         self.board = board
         self.health = Health()
-        self.store = Store(board.storage())
+        self.store = SealedStore(board.storage(), board.secret())
         me = identity.load(self.store)
         if me is None:
             raise ChargekeepError(errors.SECRET, "no station yet")
         self.identity = me
+        ed25519.keep_tables(self.store)
         self.timebase = Timebase()
         self.ledger = Ledger(board.ledger_device(), None, self.timebase, self.store)
         self.ledger.mount()
