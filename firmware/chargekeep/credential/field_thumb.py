@@ -57,8 +57,8 @@ class Machine:
 # State: 0 column and 4 times (a byte each), 8 address of the product, 16 two scalars of 36 bytes,
 # 96 registers.
 # A program ends with the zero that MicroPython puts after all bytes.
-# Frame: 0 program counter, 4 state, 8 program, 12 two tables, 20 registers, 24 product, 28 count and
-# 32 destination of SQR.
+# Frame: 0 program counter, 4 state, 8 program, 12 two tables, 20 registers, 24 product, 28 count
+# and 32 destination of SQR.
 @micropython.asm_thumb
 def _run(r0, r1, r2, r3):
     mov(r4, r8)
