@@ -26,7 +26,7 @@ from chargekeep.metering import sdm630
 from chargekeep.metering.meter import ModbusMeter
 from chargekeep.metering.modbus import Master
 from chargekeep.metering.sampler import Sampler
-from chargekeep.reader import LineReader
+from chargekeep.reader import Console, LineReader
 from chargekeep.supervisor import Supervisor
 from chargekeep.sync.inbox import Inbox
 from chargekeep.sync.mqtt import MqttClient
@@ -104,15 +104,15 @@ class App:
         self.notary = Notary(
             self.ledger, self.health, me.site, me.station, sdm630.NAME, self._kid, self._sign
         )
-        uart = board.uart("reader")
-        if board.wiring["reader"].get("type") == "pn532":
+        kind = board.wiring["reader"].get("type")
+        if kind == "pn532":
             from chargekeep.reader_pn532 import Pn532Reader
 
-            self.reader = Pn532Reader(uart, self.health)
+            self.reader = Pn532Reader(board.uart("reader"), self.health)
             self._display = None
         else:
-            self.reader = LineReader(uart, self.health)
-            self._display = uart  # whatever reads lines may show some
+            self._display = Console() if kind == "usb" else board.uart("reader")
+            self.reader = LineReader(self._display, self.health)  # what reads lines may show some
 
     def _wire_network(self, settings):
         me = self.identity
