@@ -1,13 +1,14 @@
 """Board tests: the same on every kind of board (chargekeep_tools.bench).
 
-    pytest tests/bench                              the unix VM
-    CHARGEKEEP_RP2_IMAGE=RPI_PICO.uf2 CHARGEKEEP_RP2_W_IMAGE=RPI_PICO_W.uf2 pytest tests/bench
-                                                    ... and the emulated boards
-    pytest tests/bench --port /dev/ttyACM0 [--power-cmd ./switch] [--meter-port /dev/ttyUSB0]
-                                                    ... and a real one
+pytest tests/bench                              the unix VM
+CHARGEKEEP_RP2_IMAGE=RPI_PICO.uf2 CHARGEKEEP_RP2_W_IMAGE=RPI_PICO_W.uf2 pytest tests/bench
+                                                ... and the emulated boards
+pytest tests/bench --port /dev/ttyACM0 [--power-cmd ./switch] [--meter-port /dev/ttyUSB0]
+                                                ... and a real one
 """
 
 import pytest
+
 from chargekeep_tools.bench import Unavailable, open_board
 from chargekeep_tools.bench.board import IMAGES
 from chargekeep_tools.bench.serialport import SerialBoard
@@ -27,7 +28,9 @@ def pytest_addoption(parser):
 def pytest_generate_tests(metafunc):
     if "board" in metafunc.fixturenames:
         port = metafunc.config.getoption("--port", default=None)
-        metafunc.parametrize("board", ["unix", *EMULATED, *([port] if port else [])], indirect=True)
+        metafunc.parametrize(
+            "board", ["unix", *EMULATED, *([port] if port else [])], indirect=True
+        )
     if "emulated" in metafunc.fixturenames:
         metafunc.parametrize("emulated", EMULATED, indirect=True)
 

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from chargekeep_tools.bench import firmware
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -42,9 +43,9 @@ def test_module(board, name):
     module, architecture = f"mp_{name}", board.architecture
     sources = {name: TESTS / f"{name}.py" for name in ("mptest", module)}
     if architecture:
-        files = firmware.files(board.name, architecture)
+        files = firmware.files(board.name)
         for stem, path in sources.items():
-            files[f"lib/{stem}.mpy"] = firmware.compiled(path, path.name, architecture)
+            files[f"{stem}.mpy"] = firmware.compiled(path, path.name, architecture)
         del files["main.py"]
     else:
         files = {f"{stem}.py": path.read_bytes() for stem, path in sources.items()}

@@ -21,6 +21,7 @@ except build.EmulatorUnavailable as error:
 
 _SILENCE = 3.5  # characters: the end of a frame on a Modbus line
 _TURNAROUND_NS = 5_000_000
+_PROMPT, _PROMPT_S = b">>> ", 10
 
 
 class _Wire:
@@ -87,11 +88,8 @@ class EmulatedBoard(Board):
 
     def power_on(self, app: bool = True) -> None:
         self.power_cut()
-        if self.flash:
-            files = filesystem.read(self.name, self.flash)
-            self.wiring = json.loads(files.get("config.json", b"{}"))
-            if not app:
-                self.flash = filesystem.write(self.name, self.flash, {"service": b""})
+        if self.flash and not app:
+            self.flash = filesystem.write(self.name, self.flash, {"service": b""})
         if self.radio:
             self.radio = _renewed(self.radio)
         self.seed += 1
@@ -103,6 +101,9 @@ class EmulatedBoard(Board):
         self._wire_contactor(chip)
         self.in_service = not app
         self.boot_s = chip.boot()
+        # main.py has to see the file "service" before a host's Ctrl-C ends it.
+        if not app and not chip.run(_PROMPT_S, lambda: _PROMPT in chip.serial.received):
+            raise BoardError(f"{self.name} shows no prompt: {self.console}")
 
     def _wire_contactor(self, chip: Chip) -> None:
         relay, feedback = self.wiring.get("relay"), self.wiring.get("feedback")
@@ -138,10 +139,11 @@ class EmulatedBoard(Board):
         return LineTransport(self._powered().serial, self.name)
 
     def install(self, files: dict[str, bytes]) -> None:
-        """Off: straight into the flash."""
-        if self.chip:
-            super().install(files)
-        elif self.flash:
+        """Straight into the flash; what the file config.json wires is wired."""
+        self.power_cut()
+        if "config.json" in files:
+            self.wiring = json.loads(files["config.json"])
+        if self.flash:
             self.flash = filesystem.write(self.name, self.flash, files)
         else:
             start = filesystem.start(self.name)

@@ -1,4 +1,4 @@
-"""The firmware as files for a board: modules compiled for its chip, its port, its wiring."""
+"""The firmware as files for a board without an operating system: compiled, in slot a, unsigned."""
 
 import functools
 import subprocess
@@ -6,10 +6,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from chargekeep_tools import bundle
 from chargekeep_tools.sim.station import firmware_root
 
-_PORTS = {"RPI_PICO": "rp2", "RPI_PICO_W": "rp2"}
-_PLAIN = ("boot.py", "main.py")
+_SLOT = "a"
 
 
 def compiled(source: Path, name: str, architecture: str) -> bytes:
@@ -23,29 +23,16 @@ def compiled(source: Path, name: str, architecture: str) -> bytes:
 
 
 @functools.cache
-def _library(architecture: str, port: str) -> dict[str, bytes]:
-    root = firmware_root()
-    sources = {
-        path: path.relative_to(root / "firmware")
-        for path in sorted((root / "firmware" / "chargekeep").rglob("*.py"))
-    }
-    for name in (f"port_{port}.py", f"{port}_gap.py", "active_pin.py"):
-        path = root / "boards" / name
-        if path.exists():
-            sources[path] = Path(name)
-    return {
-        f"lib/{name.with_suffix('.mpy')}": compiled(path, str(name), architecture)
-        for path, name in sources.items()
-    }
+def modules(board: str) -> dict[str, bytes]:
+    """Name of each of the firmware's .mpy files to its content."""
+    return bundle.compile_files(board, firmware_root())[0]
 
 
-def files(board: str, architecture: str) -> dict[str, bytes]:
+def files(board: str) -> dict[str, bytes]:
     """Path on the board to content: all that makes `board` a charger but its identity."""
     root = firmware_root()
-    found = dict(_library(architecture, _PORTS[board]))
-    for name in _PLAIN:
-        path = root / "firmware" / name
-        if path.exists():
-            found[name] = path.read_bytes()
+    found = {f"{_SLOT}/{name}": content for name, content in modules(board).items()}
+    for name in bundle.ROOT_FILES:
+        found[name] = (root / "firmware" / name).read_bytes()
     found["config.json"] = (root / "boards" / board / "config.json").read_bytes()
     return found

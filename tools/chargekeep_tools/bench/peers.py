@@ -77,13 +77,21 @@ class Meter(Peer):
             self.send(body + crc16(body))
 
     def _answer(self, function: int, first: int, count: int) -> bytes:
-        if function != self.family.function or first + count > self.family.size:
-            return bytes([self.address, function | 0x80, 2])  # illegal data address
-        registers = bytearray(2 * self.family.size)
+        family = self.family
         wh = self.wh if self.told_wh is None else self.told_wh
-        for address, value in self.family.registers(wh, self.power_w).items():
-            registers[2 * address : 2 * address + len(value)] = value
-        data = bytes(registers[2 * first : 2 * (first + count)])
+        shown = family.registers(wh, self.power_w)
+        if family.identity and (function, first) == family.identity[:2]:
+            shown = {first: family.identity[2]}
+        elif function != family.function:
+            return bytes([self.address, function | 0x80, 1])  # illegal function
+        elif not any(a <= first and first + count <= a + size for a, size in family.ranges):
+            return bytes([self.address, function | 0x80, 2])  # illegal data address
+        words = {
+            a + i: data[2 * i : 2 * i + 2]
+            for a, data in shown.items()
+            for i in range(len(data) // 2)
+        }
+        data = b"".join(words.get(first + i, bytes(2)) for i in range(count))
         return bytes([self.address, function, len(data)]) + data
 
 
