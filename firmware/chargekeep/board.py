@@ -56,6 +56,10 @@ class Board:
         """The chip's own id, bytes."""
         raise NotImplementedError
 
+    def secret(self):
+        """Bytes that only this board has, as well as it can: what its secrets are sealed under."""
+        return self.unique_id()
+
     def reset_cause(self):
         """Why this boot happened: 1 power on, 2 reset, 3 watchdog, 0 unknown."""
         return 0

@@ -15,7 +15,7 @@ from chargekeep import __version__, board, cbor, errors, identity
 from chargekeep.credential import ed25519
 from chargekeep.errors import ChargekeepError
 from chargekeep.ledger.ring import Ledger
-from chargekeep.store import Store
+from chargekeep.sealed import SealedStore
 from chargekeep.timebase import Timebase
 
 # The request, a CBOR map
@@ -45,8 +45,9 @@ def _derive(the_board, request, label):
 
 def _identity(the_board, store, request):
     # The identity that is here, or a new one; never another key for the same station.
-    here = identity.load(store)
-    if here is not None and request[_REPLACE] is not True:
+    # What is to be replaced need not be readable: it may have been sealed on another board
+    here = None if request[_REPLACE] is True else identity.load(store)
+    if here is not None:
         same = (here.site, here.station) == (request[_SITE], request[_STATION])
         if not same or here.root_key != request[_ROOT_KEY]:
             raise ChargekeepError(errors.COMMISSIONED, "%s/%s" % (here.site, here.station))
@@ -102,7 +103,7 @@ def commission(the_board, request):
             raise ValueError
     except (KeyError, TypeError, ValueError):
         raise ChargekeepError(errors.OBJECT_FORM, "request")
-    store = Store(the_board.storage())
+    store = SealedStore(the_board.storage(), the_board.secret())
     here = _identity(the_board, store, request)
     device = _ledger(the_board, store, here, request)
     store.write("network", network)
@@ -126,7 +127,7 @@ def commission(the_board, request):
 
 def confirm(the_board):
     """The host has the record: what only it may know from now on is removed."""
-    store = Store(the_board.storage())
+    store = SealedStore(the_board.storage(), the_board.secret())
     store.write(_DONE, b"1")
     store.remove(_SEAL)
     return {}
