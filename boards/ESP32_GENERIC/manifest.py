@@ -3,4 +3,4 @@
 include("$(PORT_DIR)/boards/manifest.py")
 include("../../firmware/manifest.py")
 module("port_esp32.py", base_path="..")
-module("active_pin.py", base_path="..")
+module("port_machine.py", base_path="..")

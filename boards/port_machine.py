@@ -1,0 +1,58 @@
+# What every port that has MicroPython's `machine` module shares: UARTs, pins, watchdog, reset.
+
+import os
+
+import machine
+
+from chargekeep.board import Board
+
+
+class ActivePin:
+    """`wiring`: {"pin": number or name, "active": 0 or 1 (default 1), "pull": "up" or absent}."""
+
+    def __init__(self, wiring, output):
+        self._inverted = 0 if wiring.get("active", 1) else 1
+        if output:  # inactive from the first instant
+            self._pin = machine.Pin(wiring["pin"], machine.Pin.OUT, value=self._inverted)
+        elif wiring.get("pull") == "up":
+            self._pin = machine.Pin(wiring["pin"], machine.Pin.IN, machine.Pin.PULL_UP)
+        else:
+            self._pin = machine.Pin(wiring["pin"], machine.Pin.IN)
+
+    def value(self, level=None):
+        if level is None:
+            return self._pin.value() ^ self._inverted
+        self._pin.value((1 if level else 0) ^ self._inverted)
+
+
+class MachineBoard(Board):
+    def uart(self, role):
+        wiring = self.wiring.get(role)
+        return wiring and machine.UART(
+            wiring["uart"],
+            baudrate=wiring.get("baudrate", 9600),
+            tx=machine.Pin(wiring["tx"]),
+            rx=machine.Pin(wiring["rx"]),
+            rxbuf=512,
+            timeout=0,
+            timeout_char=0,
+        )
+
+    def pin(self, role):
+        wiring = self.wiring.get(role)
+        return wiring and ActivePin(wiring, output=role == "relay")
+
+    def entropy(self, n):
+        return os.urandom(n)
+
+    def unique_id(self):
+        return machine.unique_id()
+
+    def reset_cause(self):
+        return 3 if machine.reset_cause() == machine.WDT_RESET else 1
+
+    def reset(self):
+        machine.reset()
+
+    def watchdog(self):
+        return machine.WDT(timeout=self.wiring.get("watchdog_ms") or 8000)
