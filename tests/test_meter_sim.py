@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from chargekeep_tools.meter import app as meter_app
 from chargekeep_tools.sim.evse import SimEvse
 from chargekeep_tools.sim.meter import FAMILIES, Faults, SimMeter
+from chargekeep_tools.sim.station import Station
 
 ROOT = Path(__file__).resolve().parent.parent
 MICROPYTHON = Path(sys.executable).parent / "micropython"
@@ -87,8 +90,8 @@ print(json.dumps(found))
 
 @pytest.mark.parametrize("family", ["sdm630", "abb_b2x", "em24", "pzem004t"])
 def test_scan_finds_the_meter(family):
-    with SimMeter(family=family, wh=50_000, power_w=1_000, address=2) as meter:
-        assert vm(SCAN, meter.path) == [[2, family, 50_000, 1_000]]
+    with SimMeter(family=family, wh=50_000, address=2) as meter:
+        assert vm(SCAN, meter.path) == [[2, family, 50_000, 0]]
 
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f != "sdm630"])
@@ -128,3 +131,18 @@ def test_the_car_takes_power_only_while_permitted(tmp_path):
         time.sleep(0.1)
         assert meter.power_w == 11_000
     assert not (tmp_path / "meter.pty").exists()
+
+
+def test_an_installer_scans_a_board(tmp_path):
+    with SimMeter(family="sdm120", wh=50_000, address=3) as meter:
+        station = Station(tmp_path, meter.path)
+        try:
+            with station.repl() as port:
+                result = CliRunner().invoke(
+                    meter_app, ["scan", "--port", port, "--last", "4", "--json"]
+                )
+        finally:
+            station.close()
+    assert result.exit_code == 0, result.output
+    expected = {"address": 3, "family": "sdm120", "register_wh": 50_000, "power_w": 0}
+    assert json.loads(result.stdout) == [expected]

@@ -115,6 +115,11 @@ def verify(data: bytes, public_key: bytes) -> Evidence:
 app = new_app("Verify what a station signed about a transaction.")
 
 
+@app.callback()
+def _group() -> None:
+    pass  # keeps `verify` a command of its own
+
+
 @app.command("verify")
 def verify_command(
     file: Annotated[Path, typer.Argument(help="Evidence as bytes, or as hexadecimal text.")],
