@@ -3,7 +3,8 @@
 # a station that has them all.
 
 import gc
-import os
+
+from mptest import folder
 
 from chargekeep import cbor
 from chargekeep.authorization.idtoken import id_hash
@@ -204,13 +205,6 @@ class Clock:
 
     def sleep(self, seconds):
         self.ms += int(seconds * 1000)
-
-
-def folder():
-    """A new directory; /tmp on the unix VM."""
-    name = "/tmp/chargekeep-%s" % os.urandom(8).hex()
-    os.mkdir(name)
-    return name
 
 
 class Station:

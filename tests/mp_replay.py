@@ -2,17 +2,15 @@
 # used-up tokens ten thousand times, over fifty boots and power cuts.
 # heap: 320k
 
-import os
-
 from authority import (
     ISSUER,
     NOW,
     Station,
     entitlement,
-    folder,
     token_text,
     trust_list,
 )
+from mptest import folder
 from nor import NorFile
 
 from chargekeep import errors
@@ -64,7 +62,7 @@ async def booted(root, device, stamps):
 
 async def test_ten_thousand_replays_over_fifty_boots():
     root = folder()
-    path = root + ".nor"
+    path = root + "/flash.nor"
     device = NorFile(path, 16)
     Ledger.format(device, b"l" * 16, KEY)
     stamps = Stamps()
@@ -105,13 +103,12 @@ async def test_ten_thousand_replays_over_fifty_boots():
         presented += 1
         assert await s.refused(tokens[presented % 5]) == errors.TOKEN_REPLAYED
     device.close()
-    os.remove(path)
     print("%d replays, %d power cuts, %d uses" % (presented, cuts, sum(spent)))
 
 
 async def test_versions_in_the_real_ledger():
     root = folder()
-    path = root + ".nor"
+    path = root + "/flash.nor"
     device = NorFile(path, 16)
     Ledger.format(device, b"l" * 16, KEY)
     stamps = Stamps()
@@ -132,4 +129,3 @@ async def test_versions_in_the_real_ledger():
     assert (8, [cose.TRUST_LIST, 4]) in kinds, kinds
     assert ISSUER and entitlement
     device.close()
-    os.remove(path)

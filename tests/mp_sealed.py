@@ -1,6 +1,5 @@
 # heap: 320k
-from authority import folder
-from mptest import raises
+from mptest import folder, raises
 
 from chargekeep import errors
 from chargekeep.errors import ChargekeepError

@@ -1,7 +1,7 @@
 # also: cpython
 # heap: 320k
-from authority import NOW, Clock, folder
-from mptest import raises
+from authority import NOW, Clock
+from mptest import folder, raises
 
 from chargekeep import errors
 from chargekeep.authorization.spent import Spent

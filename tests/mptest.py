@@ -1,8 +1,27 @@
 # What mp_*.py tests share; works on MicroPython and CPython.
 
 
+import os
+
+_folders = []
+
+
 class SkipTest(Exception):
     pass
+
+
+def folder():
+    """A new directory below /tmp that is removed after the test."""
+    name = "/tmp/chargekeep-%s" % os.urandom(8).hex()
+    os.mkdir(name)
+    _folders.append(name)
+    return name
+
+
+def clean():
+    """Remove what `folder` made."""
+    for name in _folders:
+        os.system("rm -rf %s" % name)
 
 
 def raises(error, function, *args, code=None):

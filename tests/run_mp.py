@@ -3,7 +3,7 @@
 
 import sys
 
-from mptest import SkipTest
+from mptest import SkipTest, clean
 
 
 def main(path, name):
@@ -30,3 +30,5 @@ except Exception as e:
 
         traceback.print_exc()
     sys.exit(1)
+finally:
+    clean()

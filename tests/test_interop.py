@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cwt import COSE, COSEKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mptest import clean
 from pycose.algorithms import EdDSA
 from pycose.headers import KID, Algorithm, ContentType
 from pycose.keys import OKPKey
@@ -69,6 +70,7 @@ def test_their_tokens_are_accepted(maker):
         return await station.policy.decide(MAKERS[maker](payload), 1)
 
     decision = asyncio.run(decide())
+    clean()
     assert decision.accepted and decision.max_wh == 7000 and decision.cti == b"interop!"
 
 
