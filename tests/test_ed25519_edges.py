@@ -13,8 +13,8 @@ import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from ed25519_reference import (
-    B,
     IDENTITY,
+    B,
     L,
     P,
     add,

@@ -62,5 +62,12 @@ def test_wycheproof(interpreter, tmp_path):
 
 
 @pytest.mark.parametrize("interpreter", ["vm", "cpython"])
+def test_sign_input_every_eighth(interpreter, tmp_path):
+    lines = list(sign_input())[7::8]
+    assert run_lines(interpreter, lines, tmp_path) == "128 passed, 0 failed"
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("interpreter", ["vm", "cpython"])
 def test_sign_input(interpreter, tmp_path):
     assert run_lines(interpreter, sign_input(), tmp_path) == "1024 passed, 0 failed"

@@ -186,6 +186,10 @@ class AsmThumb:
 
         return call
 
+    def addresses(self, path):
+        """Where the functions of a source file are, in its order."""
+        return list(self._addresses[path].values())
+
     def take(self):
         """The cycles since the last `take`, by function."""
         cycles, self.cycles = self.cycles, {}
