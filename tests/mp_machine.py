@@ -70,6 +70,20 @@ def test_the_register_is_recorded_as_found():
     assert w.bodies(terms.RECORD_SEGMENT) == [[180200, 90000, 3]]
 
 
+def test_a_meter_value_stands_for_all_energy_before_it():
+    w, _ = ready(demand_w=60)
+    settings_of(w, aligned_data_interval_s=60)
+    w.stuck = True
+    w.load()
+    w.run(200)
+    w.cut()
+    values = [entry for entry in w.ledger.log if entry[0] == terms.RECORD_METER_VALUE]
+    told = values[-1][1][4]
+    assert Memory(w.ledger).accounted_wh == told >= 180202
+    w.ledger.log = values  # what is older was acknowledged and erased
+    assert Memory(w.ledger).accounted_wh == told
+
+
 def test_checkpoints_every_10_s_or_50_wh():
     w, m = ready(demand_w=3600)
     m.start(Decision())

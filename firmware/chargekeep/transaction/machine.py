@@ -367,7 +367,7 @@ class Machine:
             if slot != self._slot:
                 first = self._slot is None
                 self._slot = slot
-                if not first:
+                if not first and (self.transaction or self._settle()):
                     self._value()
 
     def _value(self):
@@ -568,17 +568,25 @@ class Machine:
         if self._on_used and tx.cti is not None:
             self._on_used(tx.cti, tx.id, energy_wh, tx.elapsed_s)
 
+    def _settle(self):
+        # Outside a transaction: account for all energy so far. A meter value then stands for it
+        # when the ring has forgotten everything before.
+        return self._accounted_wh is not None and self._unattributed(self._sampler.register_wh)
+
     def _unattributed(self, register):
-        if self._append(_RECORD_UNATTRIBUTED, [self._accounted_wh, register]):
+        if register > self._accounted_wh:
+            if not self._append(_RECORD_UNATTRIBUTED, [self._accounted_wh, register]):
+                return False
             self._accounted_wh = register
+        return True
 
     def _segment(self, old, new, reason):
         # False, and the sampler goes on doubting, where the segment could not be recorded.
         if self._accounted_wh is None:
             return True
         tx = self.transaction
-        if not tx and old > self._accounted_wh:
-            self._unattributed(old)
+        if not tx and not self._unattributed(old):
+            return False
         if not self._append(_RECORD_SEGMENT, [old, new, reason]):
             return False
         if tx:
