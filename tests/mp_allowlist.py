@@ -214,3 +214,34 @@ async def test_a_full_disk_leaves_the_old_list():
     for n, part in enumerate(chunks(pages)):
         await s.objects.accept_chunk(2, n, part)
     assert s.objects.allowlist.header.version == 2
+
+
+async def test_what_flash_holds_is_proven_before_the_switch():
+    s = await Station().start()
+    await s.load_list(*allowlist(1, [(hashed("old"), 0, 0)]))
+    header, pages = allowlist(2, entries_of(60), fanout=4)
+    await s.objects.accept("allowlist", header)
+    parts = chunks(pages)
+    for n in range(len(parts) - 1):
+        await s.objects.accept_chunk(2, n, parts[n])
+    pause = s.objects.allowlist._pause
+
+    async def decay():
+        s.objects.allowlist._pause = pause
+        with open(s.store.path("allowlist.slot0"), "r+b") as f:
+            f.seek(5 * 512 + 100)
+            f.write(b"\x55\xaa")
+
+    s.objects.allowlist._pause = decay
+    try:
+        await s.objects.accept_chunk(2, len(parts) - 1, parts[-1])
+    except ChargekeepError as e:
+        assert e.code == errors.LIST_PAGE
+    else:
+        raise AssertionError("switched")
+    assert s.objects.allowlist.header.version == 1
+    assert s.objects.allowlist.look_up(hashed("old")) == (0, 0)
+    for n in range(1, len(parts)):  # from the decayed page on
+        assert s.objects.wanted() == (2, n)
+        await s.objects.accept_chunk(2, n, parts[n])
+    assert s.objects.allowlist.look_up(hashed("id7")) == (1, NOW + 7)
