@@ -83,35 +83,48 @@ def _records(ledger, block, end):
             payload = None
 
 
+def _merged(ranges):
+    # `[first seq, last seq, dropped]`, those that touch made one.
+    merged = []
+    for one in sorted(ranges):
+        if merged and one[0] <= merged[-1][1] + 1:
+            merged[-1][1] = max(merged[-1][1], one[1])
+            merged[-1][2] += one[2]
+        else:
+            merged.append(one)
+    return merged
+
+
 def _take(ledger, block):
     end = ledger._end(block)
     counts = {}
-    first, last, dropped = ledger._first[block], end - 1, 0
+    ranges = []
     for _, last_seq, kind, payload in _records(ledger, block, end):
         kind &= record.TYPE
         if last_seq > ledger.acknowledged:
             counts[kind] = counts.get(kind, 0) + 1
-        if kind == record.THINNED:
-            body = cbor.loads(payload)
-            first, last = min(first, body[4]), max(last, body[5])
-            dropped += body[6]
+            if kind == record.THINNED:
+                ranges.append(cbor.loads(payload)[4:])
     sieve = _Sieve(ledger.acknowledged, counts)
-    slots = 1
+    slots = 0
     for _, last_seq, kind, payload in _records(ledger, block, end):
         if sieve.keeps(last_seq, kind):
             size = len(payload) + (0 if kind & record.MOVED else 4)
             slots += (size + PAYLOAD - 1) // PAYLOAD
+    ranges.append([ledger._first[block], end - 1, sieve.dropped])
+    ranges = _merged(ranges)
+    slots += len(ranges)
     if slots > SLOTS - _WORTHWHILE or slots > ledger.free_slots - len(ledger._pin):
         return False
-    body = ledger._timebase.stamp() + [first, last, dropped + sieve.dropped]
-    group = [(record.THINNED, cbor.dumps(body))]
+    stamp = ledger._timebase.stamp()
+    group = [(record.THINNED, cbor.dumps(stamp + one)) for one in ranges]
     sieve = _Sieve(ledger.acknowledged, counts)
     for seq, last_seq, kind, payload in _records(ledger, block, end):
         if sieve.keeps(last_seq, kind):
             if not kind & record.MOVED:
                 payload = seq.to_bytes(4, "little") + payload
             group.append((kind & record.TYPE | record.MOVED, payload))
-            if len(group) == _GROUP:
+            if len(group) >= _GROUP:
                 ledger._store(group, 0)
                 group = []
     if group:

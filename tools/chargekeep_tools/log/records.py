@@ -103,10 +103,20 @@ def decode(parts: Sequence[Slot]) -> Record:
         raise LogError("record", str(e), head.seq) from e
     if not isinstance(value, list) or len(value) < 4 or not _stamp(value[:4]):
         raise LogError("record", "no time stamp", head.seq)
+    time, quality, boot_id, uptime_s = value[:4]
     return Record(
-        head.seq, parts[-1].seq, head.type, *value[:4], value[4:], payload, parts[-1].link,
-        moved_from,
-    )  # fmt: skip
+        seq=head.seq,
+        last_seq=parts[-1].seq,
+        type=head.type,
+        time=time,
+        quality=quality,
+        boot_id=boot_id,
+        uptime_s=uptime_s,
+        body=value[4:],
+        payload=payload,
+        link=parts[-1].link,
+        moved_from=moved_from,
+    )
 
 
 def _stamp(stamp: list[Any]) -> bool:

@@ -161,18 +161,34 @@ def parse_header(data: bytes) -> Header | None:
     return Header(data, corrected)
 
 
+MAX_EPOCH = 1 << 22  # 64 sectors worn out at 65,536 erases each; more is a forgery
+_KEPT = 256  # epochs from one key that is remembered to the next
+
+
 class Keys:
     """The seal keys of all epochs from the key of epoch 0 (32 bytes) on."""
 
     def __init__(self, key: bytes) -> None:
         if len(key) != 32:
             raise ValueError("a seal key has 32 bytes")
-        self._keys = [key]
+        self._kept = [key]
+        self._last = (0, key)
 
     def at(self, epoch: int) -> bytes:
-        while len(self._keys) <= epoch:
-            self._keys.append(hmac.digest(self._keys[-1], b"evolve", "sha256"))
-        return self._keys[epoch]
+        """The key of `epoch`; raises ValueError beyond MAX_EPOCH."""
+        if not 0 <= epoch <= MAX_EPOCH:
+            raise ValueError(f"epoch {epoch}")
+        at, key = self._last
+        if at > epoch or epoch - at > _KEPT:
+            start = min(epoch // _KEPT, len(self._kept) - 1)
+            at, key = start * _KEPT, self._kept[start]
+        while at < epoch:
+            key = hmac.digest(key, b"evolve", "sha256")
+            at += 1
+            if at == len(self._kept) * _KEPT:
+                self._kept.append(key)
+        self._last = (epoch, key)
+        return key
 
     def link_key(self, epoch: int) -> bytes:
         return hmac.digest(self.at(epoch), b"link", "sha256")[:16]

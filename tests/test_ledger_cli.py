@@ -1,0 +1,118 @@
+"""`chargekeep log` on images, on batches and on a running station."""
+
+import csv
+import json
+
+import pyarrow.parquet
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from nor_sim import MemoryStore, NorSim
+from typer.testing import CliRunner
+
+from chargekeep.ledger.ring import Ledger
+from chargekeep_tools import wire
+from chargekeep_tools.codes import Exit, ToolError
+from chargekeep_tools.log.cli import app
+
+LOG = bytes(range(16))
+KEY = b"k" * 32
+STATION = Ed25519PrivateKey.from_private_bytes(bytes(32))
+
+
+class Clock:
+    def stamp(self):
+        return [1_800_000_000, 3, 1, 60]
+
+
+@pytest.fixture
+def ledger():
+    device = NorSim(4)
+    store = MemoryStore()
+    Ledger.format(device, LOG, KEY, store)
+    ledger = Ledger(device, None, Clock(), store)
+    ledger.mount()
+    for i in range(100):
+        ledger.append(5, [i, None, b"\x01\x02"])
+    ledger.append_head(STATION.sign)
+    return ledger
+
+
+@pytest.fixture
+def image(ledger, tmp_path):
+    path = tmp_path / "flash.bin"
+    path.write_bytes(ledger.device.data)
+    return str(path)
+
+
+@pytest.fixture
+def uploads(ledger, tmp_path):
+    after, data = 0, []
+    while batch := ledger.batch(after, 1000):
+        first, link, runs = batch
+        body = {2: "site", 3: "s1", 10: LOG, 11: first, 12: link}
+        body[13] = [[a, b, bytes(c)] for a, b, c in runs]
+        data.append(wire.seal_sign1(wire.BATCH, STATION, body))
+        after = first - 1 + sum(len(run[2]) for run in runs) // 64
+    path = tmp_path / "uploads.cborseq"
+    path.write_bytes(b"".join([*data[::-1], data[0]]))  # out of order, one twice
+    return str(path)
+
+
+def call(*arguments, status=0):
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if isinstance(result.exception, ToolError):
+        assert result.exception.exit_code == status, result.exception
+        return result.exception
+    assert result.exit_code == status, result.output
+    return result.output
+
+
+@pytest.mark.parametrize("kind", ["image", "uploads"])
+def test_verify(kind, request, ledger):
+    path = request.getfixturevalue(kind)
+    seq, link = ledger.head
+    told = json.loads(
+        call("verify", path, "--seal-key", KEY.hex(), "--anchor", f"{seq}:{link.hex()}", "--json")
+    )
+    assert told["ok"] and told["sealed"] and told["anchored"] and told["records"] == 101
+    assert told["head"] == [seq, link.hex()]
+    assert "good" in call("verify", path)
+    ahead = f"{seq + 1}:{link.hex()}"
+    assert "PROBLEM anchor" in call("verify", path, "--anchor", ahead, status=Exit.FAILED)
+    assert "PROBLEM" in call("verify", path, "--seal-key", "00" * 32, status=Exit.FAILED)
+
+
+def test_changed_uploads_fail(uploads):
+    with open(uploads, "r+b") as f:
+        f.seek(300)
+        byte = f.read(1)[0] ^ 1
+        f.seek(300)
+        f.write(bytes([byte]))
+    assert "PROBLEM" in call("verify", uploads, status=Exit.FAILED)
+
+
+def test_dump(image, uploads):
+    for path in (image, uploads):
+        lines = call("dump", path, "--from", "99", "--json").splitlines()
+        assert json.loads(lines[0])["seq"] == 99
+        assert "head" in call("dump", path)
+
+
+def test_export(image, tmp_path):
+    call("export", image, tmp_path / "log.csv")
+    call("export", image, tmp_path / "log.parquet")
+    with open(tmp_path / "log.csv") as f:
+        rows = list(csv.DictReader(f))
+    table = pyarrow.parquet.read_table(tmp_path / "log.parquet").to_pylist()
+    assert len(rows) == len(table) == 101
+    assert rows[7]["body"] == table[7]["body"] == '[7, null, "0102"]'
+    assert table[7]["time"] == 1_800_000_000 and table[7]["moved_from"] is None
+    call("export", image, tmp_path / "log.xls", status=Exit.USAGE)
+    call("export", image, tmp_path / "x.csv", "--seal-key", "00" * 32, status=Exit.FAILED)
+    assert not (tmp_path / "x.csv").exists()
+
+
+def test_wrong_use(tmp_path, image):
+    call("verify", tmp_path / "none", status=Exit.USAGE)
+    call("verify", image, "--anchor", "12", status=Exit.USAGE)
+    call("verify", image, "--seal-key", "zz", status=Exit.USAGE)
