@@ -28,6 +28,19 @@ except mptest.SkipTest:
 """
 
 
+def with_imports(module):
+    """A module of tests/ and those of tests/ that it imports: name to path."""
+    found = {}
+    missing = [module, "mptest"]
+    while missing:
+        name = missing.pop()
+        path = TESTS / f"{name}.py"
+        if name not in found and path.exists():
+            found[name] = path
+            missing += re.findall(r"^(?:from|import) (\w+)", path.read_text(), re.M)
+    return found
+
+
 def test_the_repl_runs_code_and_keeps_files(board):
     assert board.exec("print(6 * 7)") == "42\n"
     data = bytes(range(256)) * 3
@@ -41,7 +54,7 @@ def test_the_repl_runs_code_and_keeps_files(board):
 @pytest.mark.parametrize("name", MODULES)
 def test_module(board, name):
     module, architecture = f"mp_{name}", board.architecture
-    sources = {name: TESTS / f"{name}.py" for name in ("mptest", module)}
+    sources = with_imports(module)
     if architecture:
         files = firmware.files(board.name)
         for stem, path in sources.items():

@@ -101,8 +101,11 @@ class EmulatedBoard(Board):
         self._wire_contactor(chip)
         self.in_service = not app
         self.boot_s = chip.boot()
+        if app:
+            return
         # main.py has to see the file "service" before a host's Ctrl-C ends it.
-        if not app and not chip.run(_PROMPT_S, lambda: _PROMPT in chip.serial.received):
+        chip.serial.write(b"\r")
+        if not chip.run(_PROMPT_S, lambda: _PROMPT in chip.serial.received):
             raise BoardError(f"{self.name} shows no prompt: {self.console}")
 
     def _wire_contactor(self, chip: Chip) -> None:

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from chargekeep_tools import bundle
-from chargekeep_tools.sim.station import firmware_root
+from chargekeep_tools.programs import firmware_root
 
 _SLOT = "a"
 

@@ -15,7 +15,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from chargekeep_tools.sim.station import firmware_root
+from chargekeep_tools.programs import firmware_root
 
 VERSION = "0.3.6"
 _LOOP = Path(__file__).with_name("_loop.pyx")
