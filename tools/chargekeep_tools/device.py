@@ -3,19 +3,23 @@
 The raw REPL runs our code on the device; results come back as one line of JSON.
 """
 
+import io
 import json
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
-from mpremote.transport import TransportError, TransportExecError
+from mpremote.transport import TransportError
 from mpremote.transport_serial import SerialTransport
 from serial import SerialException
 
 from chargekeep_tools.codes import Exit, ToolError
 
 _READ_TIMEOUT_S = 5
-_ENTER_S = 10
+_ATTEMPTS = 6
+_ENTER_S = 2
+_RESTART_S = 0.2
 
 
 class Device:
@@ -55,6 +59,23 @@ class Device:
             raise DeviceError(self.port, result["error"], result.get("detail", ""))
         return result
 
+    def fresh(self) -> None:
+        """Restart into a REPL with empty memory: the charger stays out this once."""
+        # Leaving the program is a soft reset. boot.py runs, main.py sees the file and ends.
+        self.leave("with open('service', 'w'): pass\nraise SystemExit")
+        time.sleep(_RESTART_S)
+        _interrupt(self.transport, self.port)
+        # Where the REPL stayed in raw mode, main.py did not run
+        self.run("import os\ntry: os.remove('service')\nexcept OSError: pass")
+
+    def leave(self, code: str) -> None:
+        """Start `code` and do not wait: it restarts the board, and the connection ends."""
+        try:
+            self.transport.exec_raw_no_follow(code)
+            self.transport.serial.flush()  # pyright: ignore[reportAttributeAccessIssue]
+        except (TransportError, SerialException, OSError, TypeError) as error:
+            raise ToolError(f"{self.port}: {error}", Exit.TRANSFER, "check the cable, try again")
+
 
 class DeviceError(ToolError):
     """The firmware refused; `code` is its number in firmware/chargekeep/errors.py."""
@@ -80,6 +101,25 @@ def _exit_of(traceback_line: str) -> Exit:
     return Exit.DEVICE
 
 
+def _interrupt(transport: SerialTransport, port: str) -> None:
+    # A board that is just starting loses what it is sent, so this takes more than one attempt.
+    for attempt in range(_ATTEMPTS, 0, -1):
+        try:
+            # mpremote looks at its deadline only while nothing comes
+            transport.serial.timeout = 0.1
+            with redirect_stdout(io.StringIO()):  # mpremote prints what it did not expect
+                transport.enter_raw_repl(soft_reset=False, timeout_overall=_ENTER_S)
+            transport.serial.timeout = _READ_TIMEOUT_S
+            return
+        except (TransportError, SerialException, OSError) as error:
+            if attempt == 1 or not isinstance(error, TransportError):
+                raise ToolError(
+                    f"{port} does not answer: {error}",
+                    Exit.BUSY,
+                    "close other programs on this port; unplug the board and plug it in again",
+                )
+
+
 @contextmanager
 def opened(port: str) -> Iterator[Device]:
     """The board at `port`, interrupted and in the raw REPL; left in the friendly one."""
@@ -88,14 +128,7 @@ def opened(port: str) -> Iterator[Device]:
     except (TransportError, SerialException, OSError) as error:
         raise ToolError(f"no board at {port}: {error}", Exit.NO_DEVICE, "see: chargekeep boards")
     try:
-        try:
-            transport.enter_raw_repl(soft_reset=False, timeout_overall=_ENTER_S)
-        except (TransportError, TransportExecError, SerialException, OSError) as error:
-            raise ToolError(
-                f"{port} does not answer: {error}",
-                Exit.BUSY,
-                "close other programs on this port; unplug the board and plug it in again",
-            )
+        _interrupt(transport, port)
         yield Device(transport, port)
     finally:
         try:

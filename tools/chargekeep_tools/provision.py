@@ -7,27 +7,23 @@ import os
 import secrets
 import time
 from binascii import b2a_base64
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from chargekeep_tools import allowlist, keys, wire
+from chargekeep_tools import allowlist, keys, upload, wire
+from chargekeep_tools.bundle import ROOT_FILES, Bundle
 from chargekeep_tools.codes import Exit, ToolError
 from chargekeep_tools.device import Device, opened
 from chargekeep_tools.home import Home, checked_name
-from chargekeep_tools.options import (
-    HomeOption,
-    JsonOption,
-    SiteOption,
-    new_app,
-    show,
-    site_of,
-    table,
-    utc,
-)
+from chargekeep_tools.programs import firmware_root
 from chargekeep_tools.publish import RETAINED
+from chargekeep_tools.update import adopt
 
-_SECRET = ("mqtt", "seal_key", "former")
+MICROPYTHON = (1, 28, 0)
+"""The oldest MicroPython the firmware runs on."""
+
+PLATFORMS = {"RP2": "rp2", "ESP32": "esp32", "UNIX": "linux"}
+"""A manifest's board to sys.platform."""
+
 _PROOF = b"chargekeep commission\0"
 # Erasing and checking 64 sectors takes up to 26 s at the flash's worst case.
 _COMMISSION_TIMEOUT_S = 90
@@ -167,86 +163,91 @@ def install(home: Home, device: Device, station: str) -> dict[str, int]:
     return installed
 
 
-def provision(home: Home, port: str, site: str, station: str, **how: Any) -> dict[str, Any]:
-    """`commission` and `install` for the board at `port`. Returns the station's record."""
+def bring_firmware(
+    device: Device,
+    bundle: Bundle,
+    wiring: bytes,
+    progress: upload.Progress = lambda name, size: None,
+) -> int:
+    """Bring the firmware onto a board that has none; returns the bytes sent.
+
+    A board that has a slot pointer is left alone: its firmware changes by an update only. The
+    pointer is written last, so a run that was cut is found unfinished and goes on.
+    """
+    facts = upload.hello(device)
+    check_board(device.port, facts, bundle)
+    sent = 0
+    if not facts["slot"]:
+        files = {f"a/{path}": bundle.files[path] for path, _, _ in bundle.listed[13]}
+        sources = firmware_root() / "firmware"
+        files |= {name: (sources / name).read_bytes() for name in ROOT_FILES}
+        sent = upload.upload(device, {**files, "config.json": wiring, "slot": b"a"}, progress)
+    device.fresh()
+    return sent
+
+
+def check_board(port: str, facts: dict[str, Any], bundle: Bundle) -> None:
+    """Raise WRONG_BOARD or WRONG_ABI where the bundle cannot run on the board of `facts`."""
+    version = ".".join(map(str, facts["version"]))
+    if tuple(facts["version"]) < MICROPYTHON:
+        raise ToolError(
+            f"{port} runs MicroPython {version}",
+            Exit.WRONG_ABI,
+            f"flash {'.'.join(map(str, MICROPYTHON))} or newer",
+        )
+    platform = PLATFORMS[bundle.listed[11]]
+    if facts["platform"] != platform:
+        raise ToolError(
+            f"{port} is a board of {facts['platform']} ({facts['machine']}), not {platform}",
+            Exit.WRONG_BOARD,
+            "build the bundle for this board",
+        )
+    abi = bundle.listed[12]
+    if abi != (facts["mpy"] if abi > 255 else facts["mpy"] & 255):
+        raise ToolError(
+            f"{port}: MicroPython {version} has bytecode {facts['mpy']}, the bundle {abi}",
+            Exit.WRONG_ABI,
+            "build the bundle with the mpy-cross of this MicroPython",
+        )
+
+
+def self_test(device: Device, relay: bool = False) -> dict[str, Any]:
+    """Part to result, as firmware/chargekeep/selftest.py reports; `relay` moves the relay."""
+    device.run("from chargekeep import commission")
+    return device.call(f"commission.run('selftest', {relay})", 30)
+
+
+def provision(
+    home: Home,
+    port: str,
+    site: str,
+    station: str,
+    *,
+    bundle: Bundle | None = None,
+    wiring: bytes = b"",
+    test: bool = False,
+    relay: bool = False,
+    restart: bool = False,
+    progress: upload.Progress = lambda name, size: None,
+    **how: Any,
+) -> dict[str, Any]:
+    """Make the board at `port` a station, from whatever state it is in. Returns its record.
+
+    bundle: the firmware for a board that has none, with `wiring` (content of config.json).
+    test: try every part of the board; relay: its relay as well. restart: start the charger.
+    how: see `commission`.
+    """
     with opened(port) as device:
+        if bundle is not None:
+            bring_firmware(device, bundle, wiring, progress)
         record = commission(home, device, site, station, **how)
-        return record | {"installed": install(home, device, station)}
-
-
-app = new_app("Make boards stations, over USB.")
-
-
-@app.command("provision")
-def provision_command(
-    port: Annotated[str, typer.Argument(help="Serial port, as /dev/ttyACM0.")],
-    station: Annotated[str, typer.Argument(help="Name of the station.")],
-    evse: Annotated[int, typer.Option(min=1, help="EVSE id.")] = 1,
-    wifi: Annotated[
-        str | None, typer.Option(help="Network name; the password is asked for.")
-    ] = None,
-    broker: Annotated[str | None, typer.Option(help="MQTT broker as host:port.")] = None,
-    tls: Annotated[bool, typer.Option("--tls", help="Connect to the broker with TLS.")] = False,
-    root: Annotated[str | None, typer.Option(help="Root key the station believes.")] = None,
-    replace: Annotated[
-        bool,
-        typer.Option("--replace", help="Forget the station the board was, its key and its log."),
-    ] = False,
-    site: SiteOption = None,
-    home: HomeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Make the board at PORT the station STATION."""
-    the_home = Home(home)
-    network = network_map(
-        wifi=(wifi, wifi_password(wifi)) if wifi else None,
-        broker=host_and_port(broker, 8883 if tls else 1883) if broker else None,
-        tls=tls,
-    )
-    record = provision(
-        the_home,
-        port,
-        site_of(the_home, site, station),
-        station,
-        evse_id=evse,
-        network=network,
-        root=root,
-        replace=replace,
-    )
-    show(
-        record,
-        as_json,
-        lambda: print(f"{station} is a station of {record['site']}, kid {record['kid']}"),
-    )
-
-
-def wifi_password(ssid: str) -> str:
-    """From $CHARGEKEEP_WIFI_PASSWORD, or asked for; never on a command line."""
-    given = os.environ.get("CHARGEKEEP_WIFI_PASSWORD")
-    if given is not None:
-        return given
-    return typer.prompt(f"Password of Wi-Fi {ssid}", hide_input=True, err=True)
-
-
-def host_and_port(text: str, default: int) -> tuple[str, int]:
-    host, _, port = text.partition(":")
-    if not host or not (port or "1").isdigit():
-        raise ToolError(f"{text!r} is no broker", Exit.USAGE, "write host or host:port")
-    return host, int(port or default)
-
-
-@app.command("stations")
-def stations_command(
-    site: SiteOption = None, home: HomeOption = None, as_json: JsonOption = False
-) -> None:
-    """List the stations of this home."""
-    records = [
-        {name: value for name, value in record.items() if name not in _SECRET}
-        for record in Home(home).stations(site)
-    ]
-    rows = (
-        (r["station"], r["site"], r["kid"], r["board"], r["firmware"], utc(r["commissioned"]))
-        for r in records
-    )
-    columns = ("station", "site", "kid", "board", "firmware", "commissioned")
-    show(records, as_json, lambda: table(columns, rows))
+        record["installed"] = install(home, device, station)
+        if bundle is not None:
+            device.fresh()
+            record["version"] = adopt(device, bundle)["version"]
+        if test:
+            record["self_test"] = self_test(device, relay)
+            home.save_station({k: v for k, v in record.items() if k != "installed"})
+        if restart:
+            device.leave("from chargekeep import board\nboard.open_board().reset()")
+    return record

@@ -80,7 +80,13 @@ def stage(
 
 def restart(device: Device) -> None:
     """Restart the board: its connection ends here."""
-    device.transport.exec_raw_no_follow("usb.run('restart')")
+    device.leave("usb.run('restart')")
+
+
+def adopt(device: Device, bundle: bundles.Bundle) -> dict[str, Any]:
+    """Have a new station prove the firmware that was uploaded before it could verify anything."""
+    device.run("from chargekeep.update import usb")
+    return call(device, f"'adopt', {b2a_base64(bundle.manifest, newline=False)!r}")
 
 
 app = new_app("Update a station's firmware over USB.")

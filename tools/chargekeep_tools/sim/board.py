@@ -11,7 +11,8 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
-from chargekeep_tools.sim.station import HEAP, Line, carry, tool
+from chargekeep_tools.programs import program
+from chargekeep_tools.sim.station import HEAP, Line, carry
 
 # What the C code of a port does after a reset. A crash of boot.py or main.py ends in the REPL.
 _RESET = """
@@ -84,18 +85,18 @@ class SimBoard:
             if self._process is not None:
                 self._process.kill()
                 self._process.wait()
-        for thread in self._threads:
+            threads, self._threads = self._threads, []
+            host, self._host = self._host, None
+        for thread in threads:
             thread.join()
-        self._threads = []
-        if self._host is not None:
-            self._host.close()  # whoever has the port open gets an error, as on a pulled cable
-            self._host = None
+        if host is not None:
+            host.close()  # whoever has the port open gets an error, as on a pulled cable
 
     def _start(self) -> None:
         self.starts += 1
         self._process = subprocess.Popen(
             # The pseudo-terminal controls the process, so that Ctrl-C interrupts the program.
-            ["setsid", "-c", tool("micropython"), "-X", f"heapsize={HEAP}", "-i", "-c", _RESET],
+            ["setsid", "-c", program("micropython"), "-X", f"heapsize={HEAP}", "-i", "-c", _RESET],
             cwd=self.folder,
             env=dict(os.environ, MICROPYPATH=""),
             stdin=self._board.slave,

