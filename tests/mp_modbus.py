@@ -183,6 +183,8 @@ def test_transfer():
     import asyncio
     from time import ticks_ms
 
+    from chargekeep.metering.scan import transfer
+
     class Now:
         @property
         def now(self):
@@ -190,4 +192,4 @@ def test_transfer():
 
     bus = Bus(Now(), {1: WORDS})
     master = Master(bus)
-    assert bytes(asyncio.run(master.transfer(1, 3, 1, 2))) == b"\x01\x01\x02\x02"
+    assert bytes(asyncio.run(transfer(master, 1, 3, 1, 2))) == b"\x01\x01\x02\x02"

@@ -268,16 +268,3 @@ class Master:
                 raise self._error(METER_EXCEPTION)
             return i + (2 if self._writes else 3)
         return -1
-
-    async def transfer(self, address, function, register, count):
-        """`begin` and `poll` as a coroutine; returns a memoryview of the data.
-
-        It waits its turn on the bus. Errors as of `poll`.
-        """
-        from asyncio import sleep_ms
-
-        while not self.begin(address, function, register, count):
-            await sleep_ms(2)
-        while not self.poll():
-            await sleep_ms(self.step_ms)
-        return memoryview(self.frame)[self.start : self.start + self.size]

@@ -2,6 +2,8 @@
 # register and, for families without one, whether its readings make sense. Not loaded in normal
 # operation.
 
+import asyncio
+
 from chargekeep.errors import METER_EXCEPTION, METER_NOT_A_NUMBER, METER_TIMEOUT, ChargekeepError
 from chargekeep.metering.meter import FREQUENCY, VOLTAGE, ModbusMeter
 
@@ -32,11 +34,23 @@ async def identify(master, address, names=FAMILIES):
     return "" if answered else None
 
 
+async def transfer(master, address, function, register, count):
+    """One request, waiting its turn on the bus; a memoryview of the reply's data.
+
+    Raises METER_* as `Master.poll`.
+    """
+    while not master.begin(address, function, register, count):
+        await asyncio.sleep_ms(2)
+    while not master.poll():
+        await asyncio.sleep_ms(master.step_ms)
+    return memoryview(master.frame)[master.start : master.start + master.size]
+
+
 async def _is(master, address, described):
     identity = described.IDENTITY
     if identity:
         function, register, count, expected = identity
-        found = bytes(await master.transfer(address, function, register, count))
+        found = bytes(await transfer(master, address, function, register, count))
         if isinstance(expected, bytes):
             return found.startswith(expected)
         return int.from_bytes(found, "big") in expected
@@ -48,12 +62,10 @@ async def _is(master, address, described):
 
 async def read(master, address, described):
     """One reading of the meter; raises METER_* as `ModbusMeter.poll`."""
-    from asyncio import sleep_ms
-
     meter = ModbusMeter(master, described, address)
     meter.begin()
     while not meter.poll():
-        await sleep_ms(meter.step_ms)
+        await asyncio.sleep_ms(meter.step_ms)
     return meter
 
 
