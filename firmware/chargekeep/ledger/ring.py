@@ -82,31 +82,9 @@ class Ledger(Reader):
         log_id: 16 bytes, never used before. key: seal key of epoch 0, 32 bytes, that the host
         keeps as well. force: erase whatever is there. Raises LEDGER_FOREIGN, LEDGER_ERASE.
         """
-        ledger = Ledger(device, key, None)
-        if not force:
-            ledger._refuse_foreign(log_id)
-        ledger.log_id = log_id
-        ledger._header = header.Header(log_id, ledger.sectors)
-        ledger._bad = ledger._header.bad
-        # The first block comes last and gets the header: half a format is no ledger.
-        good = sum([ledger._erase(block) for block in range(ledger.sectors - 1, -1, -1)])
-        if good < 2:
-            raise ChargekeepError(errors.LEDGER_ERASE, "%d good sectors" % good)
-        if store:
-            SealKey.create(key, store)
-        ledger._seal = SealKey(key, store)
-        ledger._work[_KEY:_SLOT_AT] = sha256(log_id).digest()[:LINK]
-        ledger._page[:] = _ONES
-        ledger._open()
+        from chargekeep.ledger.format import make
 
-    def _refuse_foreign(self, log_id):
-        for block in range(self.sectors):
-            self.device.readblocks(block, self._page, 0)
-            found = header.prefix(self._page[: header.PREFIX])
-            if found and found[3] != log_id:
-                raise ChargekeepError(errors.LEDGER_FOREIGN, "block %d: another log" % block)
-            if not found and not self._blank(block):
-                raise ChargekeepError(errors.LEDGER_FOREIGN, "block %d" % block)
+        make(Ledger(device, key, None), log_id, key, store, force)
 
     def mount(self, read_only=False):
         """Find head, counters and chain. Writes nothing.
@@ -542,6 +520,12 @@ class Ledger(Reader):
         self._index = self._failures = 0
         self._proven = True
         self._count_spare()
+
+    def _begin(self, link):
+        # The first sector of a log, whose chain begins with `link`.
+        self._work[_KEY:_SLOT_AT] = link
+        self._page[:] = _ONES
+        self._open()
 
     def _tail(self, default):
         # Seq of the oldest sector that holds what the host has not acknowledged.

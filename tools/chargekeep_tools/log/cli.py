@@ -91,6 +91,7 @@ def _summary(report: Report, proof: source.Proof) -> dict[str, Any]:
         "signed_seq": report.signed_seq,
         "anchored": proof.anchor is not None,
         "corrected": report.corrected,
+        "errors": len(report.problems),
         "problems": [
             {"reason": p.reason, "sector": p.sector, "seq": p.seq, "detail": p.detail}
             for p in report.problems

@@ -30,6 +30,7 @@ NAMES = {
     12: "head",
     13: "thinned",
     14: "counter",
+    15: "transaction evidence",
 }
 _SEQ_MAX = 0xFFFFFFFF
 
