@@ -10,11 +10,15 @@ import random
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from chargekeep_tools import allowlist, wire
+from chargekeep_tools import allowlist, issue, keys, trust, wire
+from chargekeep_tools.bench import Unavailable, open_board
+from chargekeep_tools.bench.firmware import files
+from chargekeep_tools.home import Home
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SITE, SITE_KEY, NOW = "site-1", bytes(range(32)), 1_800_000_000  # of tests/authority.py
@@ -40,8 +44,63 @@ def _make(folder: Path) -> None:
         (folder / f"token{i}").write_bytes(wire.seal_sign1(wire.ENTITLEMENT, ISSUER, claims))
 
 
+# In service on a board: decisions of the station that it is, in microseconds of its clock
+ON_BOARD = """
+import asyncio, gc, time
+from chargekeep import board
+from chargekeep.authorization.policy import Policy
+from chargekeep.authorization.spent import Spent
+from chargekeep.core import Core
+core = Core(board.open_board())
+asyncio.run(core.objects.load())
+me = core.identity
+policy = Policy(core.objects, Spent(core.store, core.timebase), core.timebase, me.site_key)
+def measure(text):
+    gc.collect()
+    started = time.ticks_us()
+    decision = asyncio.run(policy.decide(text, 1))
+    passed = time.ticks_diff(time.ticks_us(), started)
+    if not decision.accepted:
+        raise SystemExit(decision.code)
+    print(passed)
+for text in %r:
+    measure(text)
+"""
+
+
+def _on_rp2040() -> dict[str, float]:
+    """First use of an issuer's key, then a token never seen, then the same again."""
+    with tempfile.TemporaryDirectory() as name:
+        try:
+            board = open_board("RPI_PICO", Path(name))
+        except Unavailable:
+            return {}
+        with board:
+            home = Home(Path(name) / "home")
+            keys.create(home, "root", "root", encrypted=False)
+            keys.create(home, "issuer", "issuer", encrypted=False)
+            trust.build(home, "site")
+            board.install(files(board.name))
+            board.commission(home, "site", "pole-1", evse_id=1)
+            now = int(time.time())
+            texts = [issue.issue(home, "site", "DE-1", exp=now + 9999)["text"] for _ in range(2)]
+            board.power_on(app=False)
+            said = board.exec(ON_BOARD % ([texts[0], texts[1], texts[1]],))
+        first, cold, cached = map(float, said.split()[-3:])
+        return {
+            "authorize_first_rp2040_us": first,
+            "authorize_cold_rp2040_us": cold,
+            "authorize_cached_rp2040_us": cached,
+        }
+
+
 def run() -> dict[str, float]:
-    """Units: us, bytes, pages; ratios are how many times faster."""
+    """Units: us, bytes, pages; ratios are how many times faster. With CHARGEKEEP_RP2_IMAGE also
+    microseconds at 125 MHz on the emulated RP2040."""
+    return _on_vm() | _on_rp2040()
+
+
+def _on_vm() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _make(folder)
