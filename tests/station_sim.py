@@ -20,8 +20,6 @@ EPOCH = 1_700_000_000
 KEY = bytes(range(32))
 
 
-
-
 class FakeLedger:
     """The ledger's contract on a list; `full` refuses, `cut` cuts the power at the n-th write,
     before it is durable or after, as `torn` says."""
