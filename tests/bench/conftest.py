@@ -7,13 +7,18 @@ pytest tests/bench --port /dev/ttyACM0 [--power-cmd ./switch] [--meter-port /dev
                                                 ... and a real one
 """
 
+import time
+
 import pytest
 
-from chargekeep_tools.bench import Unavailable, open_board
+from chargekeep_tools import issue, keys, trust
+from chargekeep_tools.bench import Unavailable, firmware, open_board
 from chargekeep_tools.bench.board import IMAGES
 from chargekeep_tools.bench.serialport import SerialBoard
+from chargekeep_tools.home import Home
 
 EMULATED = list(IMAGES)
+SITE, STATION = "bench", "pole-1"
 ADAPTERS = ("power-cmd", "meter-port", "reader-port")
 
 
@@ -59,3 +64,45 @@ def emulated(request, tmp_path):
         pytest.skip(str(reason))
     with opened:
         yield opened
+
+
+class Charger:
+    """A board that is commissioned as a station, off; and the operator's home directory."""
+
+    def __init__(self, board, home, **how):
+        self.board = board
+        self.home = home
+        if board.architecture:
+            board.install(firmware.files(board.name))
+        self.record = board.commission(home, SITE, STATION, **how)
+        board.power_cut()
+
+    def start(self):
+        """Power on; until the meter was read."""
+        board = self.board
+        board.power_on()
+        assert board.run(30, lambda: board.status.get("register_wh") is not None), board.console
+
+    def token(self, **terms):
+        expires = int(time.time()) + 30 * 86400
+        return issue.issue(self.home, SITE, "ALICE", exp=expires, **terms)["text"]
+
+
+@pytest.fixture
+def home(tmp_path):
+    home = Home(tmp_path / "home")
+    keys.create(home, "root", "root", encrypted=False)
+    keys.create(home, "issuer", "issuer", encrypted=False)
+    trust.build(home, SITE)
+    return home
+
+
+@pytest.fixture
+def charger(board, home):
+    return Charger(board, home)
+
+
+@pytest.fixture
+def commission(home):
+    """`commission(board, **how)` makes a board a `Charger`."""
+    return lambda board, **how: Charger(board, home, **how)

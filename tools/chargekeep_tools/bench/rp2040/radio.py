@@ -1,5 +1,5 @@
-"""The Pico W's radio with a gate behind it: any network name is joined, and the only way out are
-the addresses that the bench opens.
+"""The Pico W's radio with a gate behind it: any network name is joined, and the only way out is
+to this machine and to what the bench opens.
 
 rp2040py emulates the radio chip and relays the board's TCP through sockets of this machine.
 """
@@ -19,7 +19,7 @@ class Radio(Cyw43439):
 
     def __init__(self) -> None:
         super().__init__()
-        self.open: dict[str, str] = {}
+        self.open = {GATEWAY: "127.0.0.1"}
         self.dead = False
 
     def attach(self, rp2040: Any) -> None:
