@@ -161,7 +161,7 @@ async def test_rotation_with_overlap():
     assert s.objects.config.max_wh == 101  # accepted in time: stays in force
     await s.objects.accept("trust", trust_list(3, both[1:]))
     assert s.objects.config.max_wh == 0  # nobody vouches for it any more
-    assert s.health.errors == {errors.COSE_UNKNOWN_KID: 1}
+    assert list(s.health.errors) == [errors.COSE_UNKNOWN_KID]
     assert s.objects.missing() == ["config"]
 
 
@@ -205,6 +205,22 @@ async def test_files_put_back_or_taken_away():
     await s.boot()
     assert await s.refused(token_text()) == errors.LIST_STALE
     assert s.health.errors == {errors.COSE_FORM: 1}
+
+
+async def test_a_lost_trust_list_takes_all_along_and_brings_all_back():
+    s = await Station().start()
+    await s.load_list(*allowlist(1, ONE))
+    for kind in ("revocation", "tariff", "config"):
+        await s.objects.accept(kind, made(kind, 1))
+    listed = s.store.read("trust")
+    s.store.remove("trust")
+    await s.boot()
+    assert len(s.objects.missing()) == 5
+    assert await s.refused(token_text()) == errors.COSE_UNKNOWN_KID
+    assert await s.objects.accept("trust", listed)
+    assert s.objects.missing() == [] and s.objects.config.max_wh == 101
+    await s.accepted(token_text())
+    await s.accepted("one")
 
 
 async def test_bodies_that_are_refused():

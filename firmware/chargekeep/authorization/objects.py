@@ -31,8 +31,7 @@ _KINDS = {
     "command": (cose.COMMAND, 8),
     "time": (cose.TIME_STATEMENT, 9),
 }
-_WHOLE = ("trust", "revocation", "tariff", "config")  # kept as one file each, trust first
-_STORED = _WHOLE + ("allowlist",)
+_STORED = ("trust", "revocation", "tariff", "config", "allowlist")  # trust first
 _COMING = "coming"  # in place of a kind: the allowlist that is being loaded
 
 
@@ -99,16 +98,14 @@ class Objects:
         self._lock = asyncio.Lock()
 
     async def load(self):
-        """Take up what is stored. What does not hold is counted and stays out of force."""
-        for kind in _WHOLE:
-            data = self._store.read(kind)
-            if data is not None:
-                await self._load(kind, data)
-        data = self.allowlist.stored()
-        if data is not None:
-            await self._load("allowlist", data)
+        """Take up what is stored and not in force. What does not hold is counted and stays out."""
+        for kind in _STORED:
+            if kind not in self._kids:
+                stored = self.allowlist.stored() if kind == "allowlist" else self._store.read(kind)
+                if stored is not None:
+                    await self._load(kind, stored)
         data = self.allowlist.stored_coming()
-        if data is not None:
+        if data is not None and not self.allowlist.coming:
             await self._load("allowlist", data, coming=True)
 
     async def accept(self, kind, data):
@@ -174,6 +171,8 @@ class Objects:
             self._store.write(kind, data)
             self._apply(kind, listed, data)
         self._finish(kind, listed)
+        if kind == "trust":
+            await self.load()  # what nobody vouched for before
         return True
 
     async def _open(self, kind, data, stored=False):
