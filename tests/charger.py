@@ -130,9 +130,8 @@ class Charger:
     def log_topic(self) -> str:
         return wire.topic(SITE, self.name, "up", "log", f"p{wire.partition(self.name):02d}")
 
-    def take(self, data: bytes, home: Home) -> None:
-        """An acknowledgement, as the firmware takes it."""
-        body = wire.open_sign1(data, wire.ACKNOWLEDGEMENT, keys.key_for(home))
+    def acknowledge(self, body: dict[int, Any]) -> None:
+        """An acknowledgement's payload, as the firmware takes it."""
         assert (body[2], body[3]) == (SITE, self.name)
         if body[11] > self.ledger.acknowledged:
             self.ledger.acknowledge(body[10], body[11], body[12])

@@ -1,8 +1,8 @@
 """From signed batches to bills, without a network."""
 
 import pytest
-import sqlalchemy as sa
-from charger import NOW, SITE, Charger, make_home
+from charger import NOW, SITE, Charger
+from reconcile_host import Host
 
 from chargekeep.sync.outbox import short
 from chargekeep_tools import keys, wire
@@ -11,55 +11,6 @@ from chargekeep_tools.log.records import verify_batch
 from chargekeep_tools.reconcile import cli, store
 from chargekeep_tools.reconcile.schema import bills, exceptions, records
 from chargekeep_tools.reconcile.verify import expand, open_batch
-from chargekeep_tools.reconcile.worker import Message
-
-
-class Host:
-    """A reconciler whose acknowledgements go straight to the stations."""
-
-    def __init__(self, folder, url=None):
-        self.home = make_home(folder / "home")
-        self.url = url or f"sqlite:///{folder / 'reconcile.db'}"
-        self.chargers = {}
-        self.events = []
-        self.deaf = False
-        self.restart()
-
-    def restart(self):
-        self.engine = store.connect(self.url)
-        self.reconciler = cli.reconciler_for(self.home, self.engine, None, self.publish)
-
-    def add(self, charger):
-        self.home.save_station(charger.record())
-        self.chargers[charger.name] = charger
-        self.reconciler.stations.refresh()
-        return charger
-
-    def publish(self, topic, data):
-        self.events.append("ack")
-        charger = self.chargers.get(topic.split("/")[3])
-        if charger and not self.deaf:
-            charger.take(data, self.home)
-
-    def give(self, charger, *batches):
-        done = []
-        messages = [Message(charger.log_topic, data, lambda: done.append(1)) for data in batches]
-        self.reconciler.take(messages)
-        self.reconciler.project()
-        return len(done)
-
-    def rows(self, table):
-        with self.engine.connect() as connection:
-            return [dict(row) for row in connection.execute(sa.select(table)).mappings()]
-
-    def bills(self):
-        return [
-            (b["station"], b["tx"], b["register_from"], b["register_to"], b["total"])
-            for b in cli.list_bills(self.engine)
-        ]
-
-    def kinds(self):
-        return sorted(row["kind"] for row in self.rows(exceptions))
 
 
 @pytest.fixture
@@ -277,3 +228,15 @@ def test_commands(host, monkeypatch, capsys):
     assert json.loads(run("exceptions", "list", "--json")) == []
     assert "records projected" in run("rebuild")
     assert json.loads(run("exceptions", "list", "--json", "--resolved"))[0]["note"]
+
+
+def test_migrations_end_at_the_schema_of_the_code(tmp_path):
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    from chargekeep_tools.reconcile.schema import metadata
+
+    engine = store.connect(f"sqlite:///{tmp_path / 'new.db'}")
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    store.connect(f"sqlite:///{tmp_path / 'new.db'}")  # a second time changes nothing

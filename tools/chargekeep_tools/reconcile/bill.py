@@ -11,7 +11,7 @@ _S_PER_HOUR = 3600
 
 @dataclass(frozen=True)
 class Tariff:
-    """Prices in 1/10000 of `currency` (ISO 4217): a kWh, an hour, a start."""
+    """Prices in 1/10000 of `currency` (ISO 4217) a kWh, an hour, a start; issued: unix seconds."""
 
     site: str
     tariff: int
@@ -20,6 +20,7 @@ class Tariff:
     per_kwh: int
     per_hour: int
     per_start: int
+    issued: int
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,17 @@ from chargekeep_tools.options import (
     utc,
 )
 from chargekeep_tools.publish import BrokerOption
-from chargekeep_tools.reconcile import bill, store
+from chargekeep_tools.reconcile import bill, policy, store
 from chargekeep_tools.reconcile.project import Projector, open_exceptions
-from chargekeep_tools.reconcile.schema import batches, bills, exceptions, logs, transactions
+from chargekeep_tools.reconcile.schema import (
+    adjustments,
+    batches,
+    bills,
+    exceptions,
+    logs,
+    records,
+    transactions,
+)
 from chargekeep_tools.reconcile.verify import Stations
 from chargekeep_tools.reconcile.worker import TOPIC, MqttSource, Reconciler
 
@@ -38,6 +46,8 @@ DatabaseOption = Annotated[
     ),
 ]
 
+_PRICES = (11, 12, 13, 14, 4)  # currency, kWh, hour, start, and when it was issued
+
 app = new_app("Take in what stations send; bill it.")
 exceptions_app = new_app("What could not be reconciled without a human.")
 app.add_typer(exceptions_app, name="exceptions")
@@ -48,24 +58,36 @@ def engine_for(home: Path | None, url: str | None) -> sa.Engine:
     return store.connect(url or f"sqlite:///{root / 'reconcile.db'}")
 
 
-def tariff_lookup(home: Home) -> Any:
-    """`TariffFor` of the tariffs that were signed in this home."""
+class HomeBooks:
+    """What this home has signed and issued; read again when its files change."""
 
-    def find(site: str, tariff: int, version: int) -> bill.Tariff | None:
-        for found, _, data in home.objects(site, "tariff"):
-            body = wire.open_sign1(data, wire.TARIFF, keys.key_for(home))
-            if (found, body[10]) == (version, tariff):
-                return bill.Tariff(site, tariff, version, body[11], body[12], body[13], body[14])
-        return None
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self._tariffs: dict[str, tuple[int, list[bill.Tariff]]] = {}
+        self._issued: dict[str, set[str]] = {}
 
-    return find
+    def tariffs(self, site: str) -> list[bill.Tariff]:
+        count = len(self.home.object_versions(site, "tariff"))
+        known = self._tariffs.get(site)
+        if known is None or known[0] != count:
+            found = []
+            for version, _, data in self.home.objects(site, "tariff"):
+                body = wire.open_sign1(data, wire.TARIFF, keys.key_for(self.home))
+                found.append(bill.Tariff(site, body[10], version, *(body[i] for i in _PRICES)))
+            known = self._tariffs[site] = (count, found)
+        return known[1]
+
+    def issued(self, site: str, cti: bytes) -> bool:
+        if cti.hex() not in self._issued.get(site, ()):
+            self._issued[site] = {record["cti"] for record in self.home.entitlements(site)}
+        return cti.hex() in self._issued[site]
 
 
 def reconciler_for(home: Home, engine: sa.Engine, key: str | None, publish: Any) -> Reconciler:
     """A reconciler that signs acknowledgements with `key`, or with the only key that may."""
     record = keys.choose(home, "issuer", wire.SCOPE[wire.ACKNOWLEDGEMENT], key)
     stations = Stations(home)
-    projector = Projector(engine, stations, tariff_lookup(home))
+    projector = Projector(engine, stations, HomeBooks(home))
     private_key = keys.load(home, record["name"])
     return Reconciler(engine, stations, private_key, publish, projector)
 
@@ -132,9 +154,32 @@ def bill_command(
 def list_bills(
     engine: sa.Engine, station: str | None = None, tx: int | None = None
 ) -> list[dict[str, Any]]:
-    """Bills in the order of station and transaction; money as decimal text."""
+    """Bills in the order of station and transaction; money as decimal text.
+
+    `started` is an estimate (flag time_unknown) where the station did not know the time: a later
+    record of the same boot did, and both have the uptime.
+    """
+    own = (adjustments.c.log == bills.c.log, adjustments.c.tx == bills.c.tx)
+    adjusted = sa.select(sa.func.coalesce(sa.func.sum(adjustments.c.total), 0)).where(*own)
+    anchor = (
+        sa.select(records.c.time - records.c.uptime + transactions.c.started_uptime)
+        .where(
+            records.c.log == transactions.c.log,
+            records.c.boot == transactions.c.started_boot,
+            records.c.time.is_not(None),
+        )
+        .order_by(records.c.seq)
+        .limit(1)
+    )
+    started = sa.func.coalesce(transactions.c.started_time, anchor.scalar_subquery())
     query = (
-        sa.select(logs.c.site, logs.c.station, transactions.c.started_time, bills)
+        sa.select(
+            logs.c.site,
+            logs.c.station,
+            started.label("started"),
+            adjusted.scalar_subquery().label("adjusted"),
+            bills,
+        )
         .select_from(bills)
         .join(logs, logs.c.id == bills.c.log)
         .join(
@@ -147,28 +192,16 @@ def list_bills(
         query = query.where(logs.c.station == station)
     if tx is not None:
         query = query.where(bills.c.tx == tx)
+    plain = ("site", "station", "tx", "evse", "started", "register_from", "register_to")
+    plain += ("energy_wh", "seconds", "currency", "flags")
+    money = {"energy": "energy_amount", "time": "time_amount", "start": "start_amount"}
+    money |= {"total": "total", "adjusted": "adjusted"}
     with engine.connect() as connection:
-        rows = connection.execute(query).mappings().all()
-    return [
-        {
-            "site": row["site"],
-            "station": row["station"],
-            "tx": row["tx"],
-            "evse": row["evse"],
-            "started": row["started_time"],
-            "register_from": row["register_from"],
-            "register_to": row["register_to"],
-            "energy_wh": row["energy_wh"],
-            "seconds": row["seconds"],
-            "currency": row["currency"],
-            "energy": bill.money(row["energy_amount"]),
-            "time": bill.money(row["time_amount"]),
-            "start": bill.money(row["start_amount"]),
-            "total": bill.money(row["total"]),
-            "flags": row["flags"],
-        }
-        for row in rows
-    ]
+        return [
+            {name: row[name] for name in plain}
+            | {name: bill.money(int(row[column])) for name, column in money.items()}
+            for row in connection.execute(query).mappings()
+        ]
 
 
 @app.command("status")
@@ -232,9 +265,28 @@ def rebuild_command(
 ) -> None:
     """Make transactions and bills anew from the stored batches."""
     the_home = Home(home)
-    projector = Projector(engine_for(home, database), Stations(the_home), tariff_lookup(the_home))
+    projector = Projector(engine_for(home, database), Stations(the_home), HomeBooks(the_home))
     count = projector.rebuild()
     show({"records": count}, as_json, lambda: print(f"{count} records projected"))
+
+
+@app.command("policy")
+def policy_command(as_json: JsonOption = False) -> None:
+    """Show what is done where offline reality and the books disagree."""
+    found = [vars(rule) for rule in policy.RULES]
+    rows = ((rule.flag, rule.conflict, rule.policy) for rule in policy.RULES)
+    show(found, as_json, lambda: table(("flag", "conflict", "policy"), rows))
+
+
+@app.command("retry")
+def retry_command(
+    database: DatabaseOption = None, home: HomeOption = None, as_json: JsonOption = False
+) -> None:
+    """Bill what was blocked and is not any more (tariff known, exception resolved)."""
+    the_home = Home(home)
+    projector = Projector(engine_for(home, database), Stations(the_home), HomeBooks(the_home))
+    count = projector.retry()
+    show({"bills": count}, as_json, lambda: print(f"{count} billed"))
 
 
 WhereOption = Annotated[

@@ -69,6 +69,7 @@ tariffs = sa.Table(
     sa.Column("per_kwh", sa.BigInteger, nullable=False),
     sa.Column("per_hour", sa.BigInteger, nullable=False),
     sa.Column("per_start", sa.BigInteger, nullable=False),
+    sa.Column("issued", sa.BigInteger, nullable=False),
 )
 
 transactions = sa.Table(
@@ -121,6 +122,18 @@ bills = sa.Table(
     # No Wh of a meter is sold twice: ranges of a segment begin at different registers, and the
     # projection refuses one that begins before the last one's end.
     sa.UniqueConstraint("log", "evse", "segment", "register_from"),
+)
+
+# What a bill would be different by, had it been made later.
+adjustments = sa.Table(
+    "adjustments",
+    metadata,
+    sa.Column("log", _Id, primary_key=True),
+    sa.Column("tx", sa.BigInteger, primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True),  # the record that came late
+    sa.Column("energy_wh", sa.BigInteger, nullable=False),
+    sa.Column("total", sa.BigInteger, nullable=False),
+    sa.ForeignKeyConstraint(["log", "tx"], ["bills.log", "bills.tx"]),
 )
 
 exceptions = sa.Table(

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import event
+from sqlalchemy.exc import IntegrityError
 
 from chargekeep_tools import wire
 from chargekeep_tools.reconcile.schema import (
@@ -27,9 +28,10 @@ from chargekeep_tools.reconcile.schema import (
 )
 from chargekeep_tools.reconcile.verify import Batch, Station, genesis, read_batch
 
+REVISION = "0001"  # the newest in migrations/versions
 _MOVE = (
     logs.update()
-    .where(logs.c.id == sa.bindparam("key"))
+    .where(logs.c.id == sa.bindparam("key"), logs.c.head_seq == sa.bindparam("was"))
     .values(head_seq=sa.bindparam("seq"), head_link=sa.bindparam("link"))
 )
 _WAITING_LIMIT = 1000  # batches of one log beyond a gap; the station sends what is left out again
@@ -71,12 +73,21 @@ def connect(url: str) -> sa.Engine:
     return engine
 
 
-def migrate(engine: sa.Engine, revision: str = "head") -> None:
+def migrate(engine: sa.Engine, revision: str = REVISION) -> None:
+    """Bring the schema to `revision`. Costs a query where it is there already."""
+    if sa.inspect(engine).has_table("alembic_version"):
+        with engine.connect() as connection:
+            if connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == revision:
+                return
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
+
+
+class Stale(Exception):
+    """A log's cursor is not where we left it."""
 
 
 class Store:
@@ -93,15 +104,20 @@ class Store:
 
         Raises what the database raises; then nothing is stored and no cursor has moved.
         """
-        try:
-            with self.engine.begin() as connection:
-                group = Group(self, connection, int(time.time()) if now is None else now)
-                outcomes = [group.ingest(batch, station) for batch, station in opened]
-                group.flush()
-        except BaseException:
-            self._logs.clear()  # what is in memory may be ahead of the database
-            raise
-        return outcomes
+        while True:
+            try:
+                with self.engine.begin() as connection:
+                    group = Group(self, connection, int(time.time()) if now is None else now)
+                    outcomes = [group.ingest(batch, station) for batch, station in opened]
+                    group.flush()
+                return outcomes
+            except (Stale, IntegrityError):
+                if not self._logs:
+                    raise
+                self._logs.clear()  # another reconciler was here: look again, once
+            except BaseException:
+                self._logs.clear()  # what is in memory may be ahead of the database
+                raise
 
     def log(self, connection: sa.Connection, site: str, station: str, log_id: bytes) -> Log:
         """The log's row; a new one for a log that was never heard of."""
@@ -134,7 +150,7 @@ class Group:
         self.connection = connection
         self.now = now
         self._new: list[dict[str, Any]] = []
-        self._moved: dict[int, Log] = {}
+        self._moved: dict[int, tuple[Log, int]] = {}  # and where its cursor was
 
     def flush(self) -> None:
         """Write what was put off."""
@@ -143,10 +159,11 @@ class Group:
             self._new = []
         if self._moved:
             heads = [
-                {"key": log.id, "seq": log.head_seq, "link": log.head_link}
-                for log in sorted(self._moved.values(), key=lambda log: log.id)
+                {"key": log.id, "was": was, "seq": log.head_seq, "link": log.head_link}
+                for log, was in sorted(self._moved.values(), key=lambda moved: moved[0].id)
             ]
-            self.connection.execute(_MOVE, heads)
+            if self.connection.execute(_MOVE, heads).rowcount != len(heads):
+                raise Stale
             self._moved = {}
 
     def ingest(self, batch: Batch, station: Station) -> Outcome:
@@ -199,8 +216,8 @@ class Group:
         if batch.first > log.head_seq + 1:
             lost = f"slots {log.head_seq + 1} to {batch.first - 1}"
             self._raise(log, "lost", log.head_seq + 1, lost)
+        self._moved.setdefault(log.id, (log, log.head_seq))
         log.head_seq, log.head_link = batch.last, batch.links[-1]
-        self._moved[log.id] = log
 
     def _promote(self, log: Log, station: Station) -> None:
         # What waited beyond a gap may follow on now.

@@ -36,12 +36,16 @@ LEDGER_TAMPERED = 510
 
 @dataclass(frozen=True)
 class Record:
-    """`seq` is that of its first slot, or what it was before thinning moved the record."""
+    """`at`: seq of its first slot; `seq`: the same, or what it was before thinning moved it."""
 
+    at: int
     seq: int
     type: int
     payload: bytes
-    moved: bool = False
+
+    @property
+    def moved(self) -> bool:
+        return self.at != self.seq
 
 
 @dataclass(frozen=True)
@@ -119,20 +123,20 @@ class Stations:
 
     def __init__(self, home: Home) -> None:
         self.home = home
-        self._known: dict[tuple[str, str], Station] = {}
+        self.known: dict[tuple[str, str], Station] = {}
         self._looked = 0.0
 
     def get(self, site: str, station: str) -> Station | None:
-        found = self._known.get((site, station))
+        found = self.known.get((site, station))
         if found is None and time.monotonic() - self._looked > self._LOOK_AGAIN_S:
             self.refresh()
-            found = self._known.get((site, station))
+            found = self.known.get((site, station))
         return found
 
     def refresh(self) -> None:
         self._looked = time.monotonic()
         stations = [Station.of(record) for record in self.home.stations()]
-        self._known = {(s.site, s.station): s for s in stations}
+        self.known = {(s.site, s.station): s for s in stations}
 
 
 def genesis(log_id: bytes) -> bytes:
@@ -328,5 +332,6 @@ def expand(body: dict[int, Any], station: Station) -> dict[int, Any]:
 
 def _record(start: int, kind: int, payload: bytes) -> Record:
     if kind & _MOVED:
-        start, payload = int.from_bytes(payload[:4], "little"), payload[4:]
-    return Record(start, kind & _TYPE, payload, bool(kind & _MOVED))
+        before, payload = int.from_bytes(payload[:4], "little"), payload[4:]
+        return Record(start, before, kind & _TYPE, payload)
+    return Record(start, start, kind & _TYPE, payload)

@@ -61,6 +61,7 @@ def upgrade() -> None:
         sa.Column("per_kwh", sa.BigInteger(), nullable=False),
         sa.Column("per_hour", sa.BigInteger(), nullable=False),
         sa.Column("per_start", sa.BigInteger(), nullable=False),
+        sa.Column("issued", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("site", "tariff", "version"),
     )
     op.create_table(
@@ -137,10 +138,24 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("log", "tx"),
         sa.UniqueConstraint("log", "evse", "segment", "register_from"),
     )
+    op.create_table(
+        "adjustments",
+        sa.Column("log", ID, nullable=False),
+        sa.Column("tx", sa.BigInteger(), nullable=False),
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("energy_wh", sa.BigInteger(), nullable=False),
+        sa.Column("total", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["log", "tx"],
+            ["bills.log", "bills.tx"],
+        ),
+        sa.PrimaryKeyConstraint("log", "tx", "seq"),
+    )
 
 
 def downgrade() -> None:
 
+    op.drop_table("adjustments")
     op.drop_table("bills")
     op.drop_table("transactions")
     with op.batch_alter_table("batches", schema=None) as batch_op:

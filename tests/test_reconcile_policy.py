@@ -1,0 +1,280 @@
+"""The conflict table of reconcile/policy.py: one test a row."""
+
+import pytest
+from charger import SITE, TARIFF
+from reconcile_host import Host
+
+from chargekeep_tools import objects, wire
+from chargekeep_tools.reconcile import cli, policy
+from chargekeep_tools.reconcile.schema import adjustments, batches, records, transactions
+from chargekeep_tools.sim.replica import BOOT, METER_SEGMENT, START, TX_ENDED, Replica
+
+PRICED = (7, 1)
+CLOCK_SET = 7
+
+
+@pytest.fixture
+def host(tmp_path):
+    return Host(tmp_path)
+
+
+@pytest.fixture
+def replica(host):
+    return host.add(Replica(SITE, "cp-1"))
+
+
+def reconcile(host, replica):
+    host.give(replica, *replica.batches())
+    return cli.list_bills(host.engine)
+
+
+def only(found, flags, energy_wh):
+    (bill,) = found
+    assert (bill["flags"], bill["energy_wh"]) == (flags, energy_wh)
+    return bill
+
+
+@pytest.mark.parametrize("reason", [3, 15])
+def test_token_limit(host, replica, reason):
+    replica.start(PRICED, max_wh=1000)
+    replica.register += 1000
+    replica.stop(reason)
+    only(reconcile(host, replica), "token_limit", 1000)
+    assert host.kinds() == []
+
+
+def test_over_limit(host, replica):
+    replica.start(PRICED, max_wh=1000)
+    replica.register += 1001
+    replica.stop(3)
+    only(reconcile(host, replica), "over_limit,token_limit", 1001)
+    assert host.kinds() == ["over_limit"]
+
+
+def test_deauthorized(host, replica):
+    replica.start(PRICED)
+    replica.register += 300
+    replica.stop(1)
+    only(reconcile(host, replica), "deauthorized", 300)
+
+
+def test_resumed(host, replica):
+    replica.start(PRICED)
+    replica.register += 300
+    replica.sleep(600)
+    replica.reboot()
+    replica.register += 200
+    replica.sleep(600)
+    replica.stop()
+    bill = only(reconcile(host, replica), "resumed", 500)
+    assert bill["seconds"] == 1200
+
+
+def test_power_loss(host, replica):
+    replica.start(PRICED)
+    replica.register += 300
+    replica.reboot()
+    replica.stop(9)
+    only(reconcile(host, replica), "power_loss", 300)
+
+
+def test_tariff_superseded(host, replica):
+    objects.sign(host.home, wire.TARIFF, SITE, TARIFF | {12: 9999}, now=START - 10)
+    replica.charge(1000, tariff=PRICED)
+    bill = only(reconcile(host, replica), "tariff_superseded", 1000)
+    assert bill["energy"] == "0.3500"
+
+
+def test_tariff_signed_after_the_start_supersedes_nothing(host, replica):
+    objects.sign(host.home, wire.TARIFF, SITE, TARIFF | {12: 9999}, now=START + 10)
+    replica.charge(1000, tariff=PRICED)
+    only(reconcile(host, replica), "", 1000)
+
+
+def test_unknown_token(host, replica):
+    host.issued = lambda cti: cti != b"unknown!"
+    replica.start(PRICED, cti=b"unknown!")
+    replica.register += 100
+    replica.stop()
+    replica.charge(50, tariff=PRICED)
+    only(reconcile(host, replica), "", 50)  # the one after it is not held up
+    assert host.kinds() == ["unknown_token"]
+    assert host.reconciler.projector.retry() == 0
+    host.resolve("kind=unknown_token")
+    assert host.reconciler.projector.retry() == 1
+    assert [b["energy_wh"] for b in cli.list_bills(host.engine)] == [100, 50]
+
+
+def test_unknown_tariff(host, replica):
+    replica.charge(1000, tariff=(7, 2))
+    assert reconcile(host, replica) == [] and host.kinds() == ["unknown_tariff"]
+    objects.sign(host.home, wire.TARIFF, SITE, TARIFF, now=START)
+    assert host.reconciler.projector.retry() == 1
+    only(cli.list_bills(host.engine), "", 1000)
+
+
+def test_clock_corrected(host, replica):
+    replica.start(PRICED)
+    before = replica.time
+    replica.sleep(100)
+    replica.time += 10_000
+    replica.append(CLOCK_SET, [before + 100, replica.time, 1])
+    replica.sleep(100)
+    replica.stop()
+    bill = only(reconcile(host, replica), "clock_corrected", 0)
+    assert (bill["seconds"], bill["started"]) == (200, before)
+    (row,) = host.rows(transactions)
+    assert row["ended_time"] == before + 10_200
+
+
+def test_time_unknown(host, replica):
+    replica.time = None
+    replica.reboot()
+    replica.sleep(50)
+    replica.charge(100, seconds=60, tariff=PRICED)
+    assert only(reconcile(host, replica), "time_unknown", 100)["started"] is None
+    replica.time = START + 1000
+    replica.append(CLOCK_SET, [None, replica.time, 1])
+    bill = only(reconcile(host, replica), "time_unknown", 100)
+    assert bill["started"] == START + 1000 - 60
+    (row,) = host.rows(transactions)
+    assert row["started_time"] is None
+
+
+def test_duration_unknown(host, replica):
+    replica.time = None
+    replica.start(PRICED)
+    replica.register += 1000
+    replica.reboot()
+    replica.stop()
+    bill = only(reconcile(host, replica), "duration_unknown,resumed,time_unknown", 1000)
+    assert (bill["time"], bill["total"]) == ("0.0000", "0.5500")
+
+
+def test_meter_segment(host, replica):
+    replica.register = 9000
+    replica.start(PRICED)
+    replica.append(METER_SEGMENT, [9400, 5, 3])
+    replica.register = 105
+    replica.stop()
+    replica.charge(50, tariff=PRICED)
+    found = reconcile(host, replica)
+    assert [(b["energy_wh"], b["flags"]) for b in found] == [(500, "meter_segment"), (50, "")]
+
+
+def test_no_register(host, replica):
+    replica.register = None
+    replica.start(PRICED)
+    replica.register = 5
+    replica.stop()
+    assert reconcile(host, replica) == [] and host.kinds() == ["no_register"]
+
+
+def test_register_decreased(host, replica):
+    replica.register = 500
+    replica.start(PRICED)
+    replica.register = 499
+    replica.stop()
+    assert reconcile(host, replica) == [] and host.kinds() == ["register_decreased"]
+
+
+def test_double_energy(host, replica):
+    replica.charge(1000, tariff=PRICED)
+    replica.register = 999
+    replica.charge(1000, tariff=PRICED)
+    only(reconcile(host, replica), "", 1000)
+    assert host.kinds() == ["double_energy"]
+
+
+def test_same_wh_after_a_meter_exchange_is_another_wh(host, replica):
+    replica.charge(1000, tariff=PRICED)
+    replica.append(METER_SEGMENT, [1000, 0, 3])
+    replica.register = 0
+    replica.charge(1000, tariff=PRICED)
+    assert [b["energy_wh"] for b in reconcile(host, replica)] == [1000, 1000]
+
+
+def test_unterminated(host, replica):
+    replica.start(PRICED)
+    replica.charge(10, tariff=PRICED)
+    only(reconcile(host, replica), "", 10)
+    assert host.kinds() == ["unterminated"]
+
+
+def test_late(host, replica):
+    replica.charge(1000, tariff=PRICED)
+    replica.register += 200
+    replica.append(TX_ENDED, [1, 9, 10, 6, replica.register])
+    bill = only(reconcile(host, replica), "", 1000)
+    assert (bill["total"], bill["adjusted"]) == ("0.6100", "0.0700")
+    assert host.kinds() == ["late"]
+    (row,) = host.rows(adjustments)
+    assert (row["tx"], row["energy_wh"]) == (1, 200)
+
+
+def test_unknown_record(host, replica):
+    replica.append(20, [1, b"of a newer firmware"])
+    replica.charge(10, tariff=PRICED)
+    only(reconcile(host, replica), "", 10)
+    assert host.kinds() == ["unknown_record"] and replica.acknowledged == len(replica.slots)
+    assert 20 in [row["type"] for row in host.rows(records)]
+
+
+@pytest.mark.parametrize("body", [["not a number"], [1], [None, 1, 1, 1, 1], [[1], 1, 1, 1, 1]])
+def test_unreadable(host, replica, body):
+    replica.append(TX_ENDED, body)
+    replica.charge(10, tariff=PRICED)
+    only(reconcile(host, replica), "", 10)
+    assert host.kinds() == ["unreadable"] and replica.acknowledged == len(replica.slots)
+
+
+def test_lost(host, replica):
+    replica.charge(10, tariff=PRICED)
+    (first,) = replica.batches()
+    for i in range(5):
+        replica.append(BOOT, [i, "lost"])
+    replica.charge(20, tariff=PRICED)
+    body = replica.body(len(replica.slots) - 5)
+    body[14] = body[11] - 6
+    host.give(replica, first, wire.seal_sign1(wire.BATCH, replica.key, body))
+    assert [b["energy_wh"] for b in cli.list_bills(host.engine)] == [10, 20]
+    assert host.kinds() == ["lost"] and replica.acknowledged == len(replica.slots)
+
+
+def test_fork(host, replica):
+    twin = Replica(SITE, "cp-1")  # the same identity, another life
+    replica.charge(10, tariff=PRICED)
+    twin.charge(99, tariff=PRICED)
+    only(reconcile(host, replica), "", 10)
+    host.give(replica, *twin.batches())
+    only(cli.list_bills(host.engine), "", 10)
+    assert host.kinds() == ["fork"]
+    replica.charge(5, tariff=PRICED)  # the history goes on
+    assert len(reconcile(host, replica)) == 2
+
+
+def test_unknown_log(host, replica):
+    other = Replica(SITE, "cp-1", seed=1)
+    other.key, other.public = replica.key, replica.public
+    other.charge(10, tariff=PRICED)
+    host.deaf = True
+    host.give(replica, *other.batches())
+    assert host.kinds() == ["unknown_log"] and cli.list_bills(host.engine) == []
+    assert [row["state"] for row in host.rows(batches)] == [2]
+
+
+def test_no_seal_key(host, replica):
+    record = replica.record()
+    host.home.save_station(record | {"seal_key": None})
+    host.reconciler.stations.refresh()
+    replica.charge(10, tariff=PRICED)
+    assert reconcile(host, replica) == [] and host.kinds() == ["no_seal_key"]
+    assert replica.acknowledged == 0
+    host.home.save_station(record)
+    host.reconciler.stations.refresh()
+    only(reconcile(host, replica), "", 10)
+
+
+def test_every_rule_has_its_test():
+    tests = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert {rule.flag for rule in policy.RULES} <= tests

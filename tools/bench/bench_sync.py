@@ -1,0 +1,234 @@
+"""Sync from a MicroPython VM, and the reconciler against a subscriber that only counts.
+
+Everything of a comparison runs in the same call, in turns, on one mosquitto.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+
+from chargekeep_tools import keys, objects, publish, wire
+from chargekeep_tools.broker import RECONCILER, Broker
+from chargekeep_tools.home import Home
+from chargekeep_tools.reconcile import cli, store
+from chargekeep_tools.reconcile.worker import TOPIC, MqttSource
+from chargekeep_tools.sim.replica import METER_VALUE, Replica
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SITE = "depot"
+STATIONS = 50
+BATCHES = 2000  # of 32 records each
+TURNS = 3
+VM_RECORDS = 3000
+BASELINE_RECORDS = 100
+PATHS = [".frozen", ROOT / "firmware", ROOT / "boards/UNIX", ROOT / "tests"]
+
+
+class SenderBroker(Broker):
+    """Has an account `sender` that may speak as every station."""
+
+    def write(self) -> Path:
+        path = super().write()
+        with (self.folder / "acl").open("a") as acl:
+            acl.write("user sender\ntopic write chargekeep/#\n")
+        return path
+
+
+class Bench:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = Home(folder / "home")
+        keys.create(self.home, "root", "root", encrypted=False)
+        keys.create(self.home, "issuer", "issuer", encrypted=False)
+        objects.sign(self.home, wire.TARIFF, SITE, {10: 1, 11: "EUR", 12: 1, 13: 0, 14: 0})
+        self.replicas = [Replica(SITE, f"cp-{i}") for i in range(STATIONS)]
+        for replica in self.replicas:
+            self.home.save_station(replica.record())
+        self.broker = SenderBroker(
+            folder / "broker",
+            [replica.record() for replica in self.replicas],
+            {RECONCILER: "r", "sender": "s"},
+        )
+
+    def messages(self) -> list[tuple[str, bytes, bool]]:
+        """Meter values of all stations, in turns: each batch has 32 records in 32 slots."""
+        found = []
+        per_station = BATCHES // STATIONS
+        for replica in self.replicas:
+            while len(replica.slots) < 32 * per_station:
+                replica.register += 60
+                replica.sleep(60)
+                replica.append(METER_VALUE, [replica.register, 3600])
+            found.append([(replica.log_topic, data, False) for data in replica.batches()])
+        return [message for row in zip(*found, strict=True) for message in row]
+
+    # What the station does
+
+    def vm(self, program: Path, *arguments: object) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [Path(sys.executable).parent / "micropython", "-X", "heapsize=320k", program]
+            + [str(argument) for argument in arguments],
+            env=dict(os.environ, MICROPYPATH=":".join(map(str, PATHS))),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def drain(self, records: int) -> float:
+        """Seconds from the first connection until the host has acknowledged `records`."""
+        replica = Replica(SITE, "vm")
+        record = replica.record()
+        self.home.save_station(record)
+        self.broker.stations.append(record)
+        self.broker.reload()
+        settings = record | {
+            "password": replica.password,
+            "seed": replica.key.private_bytes_raw().hex(),
+            "issuer": self.home.key("issuer")["public_key"],
+            "port": self.broker.port,
+            "flash": str(self.folder / f"vm{records}.nor"),
+            "format": True,
+            "records": records,
+            "blocks": 128,
+        }
+        file = self.folder / f"vm{records}.json"
+        file.write_text(json.dumps(settings))
+        engine = store.connect(f"sqlite:///{self.folder / f'vm{records}.db'}")
+        source = MqttSource(self.broker.url(RECONCILER), f"drain-{records}")
+        reconciler = cli.reconciler_for(self.home, engine, None, source.publish)
+        process = self.vm(ROOT / "tests/sync_vm.py", file)
+        taken: list[float] = []
+
+        def follow() -> None:
+            assert process.stdout is not None
+            for line in process.stdout:
+                event = json.loads(line)
+                if event.get("acknowledged", 0) >= records:
+                    taken.append(event["ms"] / 1000)
+                    return
+
+        follower = threading.Thread(target=follow, daemon=True)
+        follower.start()
+        source.run(reconciler, lambda: not follower.is_alive())
+        process.kill()
+        process.wait()
+        self.broker.stations.pop()
+        return taken[0]
+
+    def publish_wait(self) -> float:
+        """Seconds for `BASELINE_RECORDS`, one a packet, the PUBACK awaited."""
+        station = self.broker.stations[0]["mqtt"]
+        program = ROOT / "tools/bench/vm_publish_wait.py"
+        process = self.vm(
+            program, self.broker.port, station["user"], station["password"], BASELINE_RECORDS
+        )
+        return float(process.communicate()[0])
+
+    # What the host does
+
+    def queued(self, client_id: str, messages: list[tuple[str, bytes, bool]]) -> None:
+        """Leave `messages` with the broker for the client `client_id`, who is away."""
+        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id, clean_session=False)
+        client.username_pw_set(RECONCILER, "r")
+        granted: list[object] = []
+        client.on_subscribe = lambda *arguments: granted.append(arguments)
+        client.connect(self.broker.host, self.broker.port)
+        client.loop_start()
+        while not client.is_connected():
+            time.sleep(0.01)
+        client.subscribe(TOPIC, 1)
+        while not granted:
+            time.sleep(0.01)
+        client.disconnect()
+        client.loop_stop()
+        publish.send(self.broker.url("sender"), messages)
+
+    def count(self, messages: list[tuple[str, bytes, bool]]) -> float:
+        """Batches a second of a subscriber that only counts, with PUBACKs by paho itself."""
+        self.queued("counter", messages)
+        client = mqtt.Client(CallbackAPIVersion.VERSION2, "counter", clean_session=False)
+        client.username_pw_set(RECONCILER, "r")
+        seen = 0
+
+        def on_message(*_: object) -> None:
+            nonlocal seen
+            seen += 1
+
+        client.on_message = on_message
+        began = time.perf_counter()
+        client.connect(self.broker.host, self.broker.port)
+        while seen < len(messages):
+            client.loop(1)
+        taken = time.perf_counter() - began
+        client.disconnect()
+        return len(messages) / taken
+
+    def reconcile(self, messages: list[tuple[str, bytes, bool]], turn: int) -> tuple[float, float]:
+        """(batches a second stored and acknowledged, records a second billed after that)."""
+        self.queued("reconciler", messages)
+        engine = store.connect(f"sqlite:///{self.folder / f'turn{turn}.db'}")
+        source = MqttSource(self.broker.url(RECONCILER), "reconciler")
+        reconciler = cli.reconciler_for(self.home, engine, None, source.publish)
+        project: Callable[[], None] = reconciler.project
+        reconciler.project = lambda: None  # type: ignore[method-assign]
+        stored = reconciler.figures.batches
+        began = time.perf_counter()
+        source.run(reconciler, lambda: stored["accepted"] == len(messages))
+        taken = time.perf_counter() - began
+        began = time.perf_counter()
+        project()
+        records = reconciler.figures.records
+        return len(messages) / taken, records / (time.perf_counter() - began)
+
+
+def wire_bytes() -> float:
+    """Bytes of a PUBLISH packet with 32 meter values, a record."""
+    replica = Replica(SITE, "cp-1")
+    while len(replica.slots) < 32:
+        replica.register += 60
+        replica.sleep(60)
+        replica.append(METER_VALUE, [replica.register, 3600])
+    (data,) = replica.batches()
+    length = 2 + len(replica.log_topic) + 2 + len(data)
+    return (1 + (2 if length < 16384 else 3) + length) / 32
+
+
+def run() -> dict[str, float]:
+    """Rates in records a second where the name does not say otherwise."""
+    with tempfile.TemporaryDirectory() as name:
+        bench = Bench(Path(name))
+        messages = bench.messages()
+        with bench.broker:
+            drained = VM_RECORDS / bench.drain(VM_RECORDS)
+            latency = bench.drain(1000)
+            baseline = BASELINE_RECORDS / bench.publish_wait()
+            counted, stored, billed = [], [], []
+            for turn in range(TURNS):
+                counted.append(bench.count(messages))
+                rate, projected = bench.reconcile(messages, turn)
+                stored.append(rate)
+                billed.append(projected)
+    return {
+        "sync_bytes_per_record_on_wire": round(wire_bytes(), 1),
+        "sync_drain_records_per_s": round(drained),
+        "sync_vs_umqtt_ratio": round(drained / baseline, 1),
+        "sync_latency_after_reconnect_s": round(latency, 2),
+        "reconcile_sqlite_records_per_s": round(32 * statistics.median(stored)),
+        "reconcile_projected_records_per_s": round(statistics.median(billed)),
+        "reconcile_vs_bare_ratio": round(
+            statistics.median(stored) / statistics.median(counted), 3
+        ),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(), indent=2))
