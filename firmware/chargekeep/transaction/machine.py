@@ -3,6 +3,7 @@
 # that all energy the meter counts is either of a transaction or recorded as unattributed, to the
 # watt-hour, whatever power, meter or contactor do.
 
+import sys
 import time
 
 from micropython import const
@@ -286,9 +287,12 @@ class Machine:
     def resume(self):
         """Take up what the ledger tells; call once, before the sampler runs."""
         self._withdraw()
-        from chargekeep.transaction.recall import Memory  # used once, not kept in RAM
+        from chargekeep.transaction import recall
 
-        memory = Memory(self._ledger)
+        memory = recall.Memory(self._ledger)
+        # Needed once: a kilobyte of RAM to have back.
+        sys.modules.pop(recall.__name__, None)
+        del sys.modules["chargekeep.transaction"].recall
         if memory.ended:
             self._used(memory.ended, memory.ended_wh)
             self.ended = None if memory.attested else memory.ended
