@@ -11,9 +11,10 @@ from micropython import const
 from chargekeep import cbor, errors
 from chargekeep.errors import ChargekeepError
 from chargekeep.ledger import header, record
-from chargekeep.ledger.reader import ACKNOWLEDGED, MAX_SECTORS, SLOTS, Reader
+from chargekeep.ledger.mount import KEY, SLOT_AT, Mount
+from chargekeep.ledger.reader import ACKNOWLEDGED, MAX_SECTORS, SLOTS
 from chargekeep.ledger.record import BODY, LINK, PAYLOAD, SLOT
-from chargekeep.ledger.seal import SealKey, close_seal, head_message, link_key
+from chargekeep.ledger.seal import close_seal, head_message, link_key
 
 _BLOCK = const(4096)
 _PAGE = const(256)
@@ -28,10 +29,6 @@ _CLOSING = (record.TX_ENDED, record.HEAD)
 _FAILURES = const(3)  # failed programs that end the use of a sector
 _READS = const(16)  # of a page that was erased before this power cycle, ahead of its first use
 
-# The workspace of one slot: link key, link before, and the slot itself
-_KEY = const(16)
-_SLOT_AT = const(24)
-
 _ONES = b"\xff" * _PAGE
 _BLANKS = tuple([memoryview(_ONES)[: SLOT * i] for i in range(_PAGE_SLOTS + 1)])  # by slots
 
@@ -40,7 +37,7 @@ class _ProgramFailed(Exception):
     """Flash does not read back as programmed."""
 
 
-class Ledger(Reader):
+class Ledger(Mount):
     """A ring of records on `device`; `mount` before anything else.
 
     device: MicroPython's extended block protocol with blocks of 4,096 bytes; an attribute
@@ -50,30 +47,31 @@ class Ledger(Reader):
     """
 
     def __init__(self, device, key, timebase, store=None):
-        super().__init__(device)
+        super().__init__(device, key, store)
         self._timebase = timebase
-        self._secret = (key, store)
         self._program_size = getattr(device, "program_size", 16)
-        self.writable = False
-        self._page = bytearray(_PAGE)
         self._check = bytearray(_PAGE)
-        self._work = bytearray(_SLOT_AT + SLOT)
         view = memoryview(self._work)
-        self._linked = view[: _SLOT_AT + BODY]  # what a link hashes
-        self._summed = view[_SLOT_AT : _SLOT_AT + record.CRC_AT]
-        self._whole = view[_SLOT_AT:]
+        self._linked = view[: SLOT_AT + BODY]  # what a link hashes
+        self._summed = view[SLOT_AT : SLOT_AT + record.CRC_AT]
+        self._whole = view[SLOT_AT:]
         self._kept = {}
-        self._index = SLOTS  # next slot of the head sector
         self._dirty = 0  # slots of `_page` that are not in flash yet
         self._ready = -1  # block that was erased in this power cycle and is not used yet
-        self._proven = False  # the head sector's blank part was checked or erased by us
-        self._pin = ()  # slots of the last operation before the power cut
+        self._ready_erases = 0
         self._failures = 0  # of programs in the head sector
-        self._spare = 0  # sectors that may be erased
-        self._durable = self._acknowledged = 0
         self._thin_at = 0  # sector seq that thinning looked at last, or minus the head's when done
 
-    # Formatting and mounting
+    def mount(self, read_only=False):
+        """Find head, counters and chain. Writes nothing.
+
+        Raises LEDGER_FOREIGN where there is no ledger or more than one, LEDGER_VERSION for a
+        newer major version (a newer minor one is mounted read-only), LEDGER_TAMPERED where the
+        newest sector is not sealed by our key (`read_only` mounts it nevertheless).
+        """
+        self._mount(read_only)
+        self._page[:] = _ONES
+        self._count_spare()
 
     @staticmethod
     def format(device, log_id, key, store=None, force=False):
@@ -86,127 +84,7 @@ class Ledger(Reader):
 
         make(Ledger(device, key, None), log_id, key, store, force)
 
-    def mount(self, read_only=False):
-        """Find head, counters and chain. Writes nothing.
-
-        Raises LEDGER_FOREIGN where there is no ledger or more than one, LEDGER_VERSION for a
-        newer major version (a newer minor one is mounted read-only), LEDGER_TAMPERED where the
-        newest sector is not sealed by our key (`read_only` mounts it nevertheless).
-        """
-        unknown = self._survey()
-        acknowledged = 0
-        while True:
-            self._head = self._newest()
-            if self._head < 0:
-                raise ChargekeepError(errors.LEDGER_FOREIGN, "no ledger")
-            self.device.readblocks(self._head, self._page, 0)
-            here = header.Header.unpack(self._page)
-            if here:
-                if here.version >> 4 != header.VERSION >> 4 or here.sectors != self.sectors:
-                    raise ChargekeepError(errors.LEDGER_VERSION, "%#x" % here.version)
-                self._header = here
-                self.writable = not read_only and here.version <= header.VERSION
-                doubtful = self.writable and self._unlock(here.epoch, bool(unknown))
-                self._replay()
-                acknowledged = max(acknowledged, self._durable)
-                if self._used or not doubtful or self._seq_before(here.seq) < 0:
-                    break
-            else:
-                unknown.append(self._head)
-            # Torn while it was opened, or whole but not known to be: that may fade again.
-            self._seq[self._head] = 0
-        if unknown:
-            from chargekeep.ledger.rescue import rescue
-
-            rescue(self, unknown)
-            if self.writable:
-                self._seal.go(self._header.epoch)  # raises where a newer sector is gone
-        self._durable = self._acknowledged = max(acknowledged, self._durable)
-        self._page[:] = _ONES
-        self._count_spare()
-
-    def _survey(self):
-        # Which block is which sector. Returns the blocks that are neither ours nor blank.
-        unknown = []
-        data = bytearray(header.PREFIX)
-        self.log_id = None
-        for block in range(self.sectors):
-            self.device.readblocks(block, data, 0)
-            found = header.prefix(data)
-            self._seq[block] = 0
-            if not found:
-                if data != _ONES[: header.PREFIX]:
-                    unknown.append(block)
-                continue
-            if self.log_id not in (None, found[3]):
-                raise ChargekeepError(errors.LEDGER_FOREIGN, "two ledgers")
-            self.log_id = found[3]
-            self._seq[block] = found[1]
-            self._first[block] = found[2]
-        return unknown
-
-    def _newest(self):
-        return self._seq_before(1 << 32)
-
-    def _seq_before(self, seq):
-        best = -1
-        for block in range(self.sectors):
-            if 0 < self._seq[block] < seq and (best < 0 or self._seq[block] > self._seq[best]):
-                best = block
-        return best
-
-    def _unlock(self, epoch, lost):
-        # Authenticates the header in `_page`. True where the key file does not know of it yet.
-        # `lost`: the newest sector may be one whose header is damaged, and the key be its key.
-        self._seal = SealKey(*self._secret)
-        if lost and self._seal.epoch == epoch + 1:
-            return False
-        doubtful = self._seal.epoch < epoch
-        self._turn_key(epoch)
-        header.authentic(self._page, self._seal.key)
-        return doubtful
-
-    def _turn_key(self, epoch):
-        self._seal.go(epoch)
-        self._work[:_KEY] = link_key(self._seal.key)
-
-    def _replay(self):
-        # Counters, chain and position from the head sector's slots.
-        here = self._header
-        self._bad = here.bad
-        counters = {}
-        self._scan(self._head, counters)
-        count = self._torn
-        self._work[_KEY:_SLOT_AT] = here.link
-        self._seed = record.slot_seed(self.log_id, here.seq)
-        self._next = here.first
-        last = -1
-        self._pin = []
-        for i in range(count):
-            at = self._at[i]
-            last = max(last, at)
-            if at in counters:
-                index, value = counters[at]
-                here.counters[index] = max(here.counters[index], value)
-            if self._of[i] >= self._operation or i == count - 1:
-                slot = bytes(self._fetch(self._head, at))
-                self._pin.append(slot)
-        if count:
-            self._next = max(self._next, self._of[count - 1] + 1)
-            self._work[_KEY:_SLOT_AT] = slot[record.LINK_AT : record.CRC_AT]
-        self._settled = self._next - 1 - len(self._pin)
-        self._durable = max(here.acknowledged, here.counters[ACKNOWLEDGED])
-        # The operation that was cut may have touched the page after the last good slot without
-        # a trace, so that page is not used.
-        self._index = (max(self._used, last + 1) // _PAGE_SLOTS + 1) * _PAGE_SLOTS
-        self._proven = False
-
     # What is known
-
-    @property
-    def head(self):
-        """`(seq, link)` of the last slot; seq 0 where there is none."""
-        return self._next - 1, bytes(self._work[_KEY:_SLOT_AT])
 
     @property
     def acknowledged(self):
@@ -293,21 +171,21 @@ class Ledger(Reader):
             self._index += gap  # whole pages for a large group
         done = mark = 0
         next_ = self._next
-        link = bytes(self._work[_KEY:_SLOT_AT])
+        link = bytes(self._work[KEY:SLOT_AT])
         while True:
             try:
                 self._repeat_pin()
                 while done < len(encoded):
                     kind, payload = encoded[done]
                     if self._make_room((len(payload) + PAYLOAD - 1) // PAYLOAD):
-                        self._pin = ()
+                        self._pin = []
                         mark, next_ = done, self._next
-                        link = bytes(self._work[_KEY:_SLOT_AT])
+                        link = bytes(self._work[KEY:SLOT_AT])
                     start = self._next
                     self._put(kind, payload)
                     done += 1
                 self._flush()
-                self._pin = ()
+                self._pin = []
                 self._settled = self._next - 1
                 return start
             except _ProgramFailed:
@@ -331,7 +209,7 @@ class Ledger(Reader):
         self._index += -self._index % _PAGE_SLOTS  # part of the page may be programmed
         self._dirty = 0
         self._next = next_
-        self._work[_KEY:_SLOT_AT] = link
+        self._work[KEY:SLOT_AT] = link
 
     def _make_room(self, slots):
         # A record lies in one sector. True where that took a new one.
@@ -353,8 +231,8 @@ class Ledger(Reader):
             if at + size == length:
                 flags |= record.LAST
             seq = self._next & 0xFFFF
-            struct.pack_into("<HBB", work, _SLOT_AT, seq, kind, flags)
-            base = _SLOT_AT + 4
+            struct.pack_into("<HBB", work, SLOT_AT, seq, kind, flags)
+            base = SLOT_AT + 4
             work[base : base + size] = payload[at : at + size] if length > size else payload
             for i in range(base + size, base + PAYLOAD):
                 work[i] = 0
@@ -366,14 +244,14 @@ class Ledger(Reader):
         # The slot in the workspace becomes the next of the page.
         work = self._work
         if self._dirty:
-            work[_SLOT_AT + 2] |= record.JOINED
+            work[SLOT_AT + 2] |= record.JOINED
         else:
-            work[_SLOT_AT + 2] &= ~record.JOINED
+            work[SLOT_AT + 2] &= ~record.JOINED
         link = link[:LINK]
-        work[_SLOT_AT + record.LINK_AT : _SLOT_AT + record.CRC_AT] = link
-        work[_KEY:_SLOT_AT] = link
+        work[SLOT_AT + record.LINK_AT : SLOT_AT + record.CRC_AT] = link
+        work[KEY:SLOT_AT] = link
         crc = crc32(self._summed, self._seed ^ self._index)
-        struct.pack_into("<I", work, _SLOT_AT + record.CRC_AT, crc)
+        struct.pack_into("<I", work, SLOT_AT + record.CRC_AT, crc)
         slot = self._index % _PAGE_SLOTS
         self._views(self._page, slot, slot + 1)[:] = self._whole
         self._dirty += 1
@@ -395,8 +273,8 @@ class Ledger(Reader):
         if self._pin:
             self._make_room(len(self._pin))
             for slot in self._pin:
-                self._work[_SLOT_AT:] = slot
-                self._work[_SLOT_AT + 2] |= record.REPEATED
+                self._work[SLOT_AT:] = slot
+                self._work[SLOT_AT + 2] |= record.REPEATED
                 self._emit(slot[record.LINK_AT : record.CRC_AT])
 
     def _flush(self):
@@ -487,7 +365,7 @@ class Ledger(Reader):
     def _open(self):
         """Begin the next sector. Raises LEDGER_FULL, before anything is changed."""
         here = self._header
-        link = bytes(self._work[_KEY:_SLOT_AT])
+        link = bytes(self._work[KEY:SLOT_AT])
         close = close_seal(self._seal.key, self._next - 1, link)
         key = self._seal.following()
         while True:
@@ -516,14 +394,14 @@ class Ledger(Reader):
         self._first[block] = new.first
         self._durable = new.acknowledged
         self._seed = record.slot_seed(self.log_id, new.seq)
-        self._work[:_KEY] = link_key(key)
+        self._work[:KEY] = link_key(key)
         self._index = self._failures = 0
         self._proven = True
         self._count_spare()
 
     def _begin(self, link):
         # The first sector of a log, whose chain begins with `link`.
-        self._work[_KEY:_SLOT_AT] = link
+        self._work[KEY:SLOT_AT] = link
         self._page[:] = _ONES
         self._open()
 
