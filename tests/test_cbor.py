@@ -32,6 +32,7 @@ def depth(value):
     return 0
 
 
+@settings(deadline=None)
 @given(VALUES.filter(lambda value: depth(value) <= 8))
 def test_round_trip_and_cbor2_agrees(value):
     data = cbor.dumps(value)
@@ -39,6 +40,7 @@ def test_round_trip_and_cbor2_agrees(value):
     assert cbor2.loads(data) == value
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=64))
 def test_whatever_loads_is_the_one_encoding(data):
     try:
@@ -50,7 +52,7 @@ def test_whatever_loads_is_the_one_encoding(data):
     assert cbor2.loads(data) == value
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(VALUES.filter(lambda value: depth(value) <= 8), st.data())
 def test_a_changed_byte_never_decodes_to_the_same_value(value, data):
     encoded = bytearray(cbor.dumps(value))
@@ -62,6 +64,7 @@ def test_a_changed_byte_never_decodes_to_the_same_value(value, data):
         pass
 
 
+@settings(deadline=None)
 @given(st.dictionaries(INTEGERS, st.integers(0, 9), min_size=2, max_size=6), st.data())
 def test_maps_in_another_order_are_refused(value, data):
     items = list(value.items())
