@@ -57,6 +57,9 @@ class Bus:
         self.requests = []
         self._coming = []  # [time of the first byte, bytes], in order of arrival
 
+    def init(self, baudrate):
+        self.byte_ms = 11000 / baudrate
+
     def write(self, frame):
         frame = bytes(frame)
         self.requests = self.requests[-7:] + [frame]  # the latest eight
@@ -75,6 +78,8 @@ class Bus:
         self._coming.sort(key=lambda piece: piece[0])
 
     def _answer(self, frame):
+        if len(frame) < 8:
+            return None
         address, function, register, count = struct.unpack(">BBHH", frame[:6])
         device = self.devices.get(address)
         if device is None or frame != with_crc(frame[:-2]):

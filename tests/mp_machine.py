@@ -529,6 +529,7 @@ def test_an_outage_longer_than_the_setting_ends_the_transaction():
 
 def test_deauthorized_now_or_after_some_energy():
     w, m = ready()
+    raises(ChargekeepError, m.deauthorize, 100, code=errors.TRANSACTION_STATE)
     m.start(Decision())
     w.run(30)
     m.deauthorize()

@@ -25,6 +25,9 @@ class PtyUart:
         self._buffer = bytearray(rxbuf)
         self._length = 0
 
+    def init(self, baudrate):
+        self.baudrate = baudrate
+
     def _readable(self):
         for event in self._poll.poll(0):
             return bool(event[1] & select.POLLIN)

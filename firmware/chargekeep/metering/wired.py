@@ -1,0 +1,33 @@
+# The meter that config.json names. Only its own modules are loaded.
+
+from chargekeep.errors import CONFIG, ChargekeepError
+
+
+def open_meter(board):
+    """The meter of `board`, for a Sampler. Its wiring: `family` (a module of this folder,
+    sdm630 if absent), `address`, `baudrate`; `direction` is the RS-485 transceiver's pin.
+
+    Raises CONFIG for a family that there is not.
+    """
+    wiring = board.wiring["meter"]
+    name = wiring.get("family", "sdm630")
+    uart = board.uart("meter")
+    if name == "sml":
+        from chargekeep.metering.sml import SmlMeter
+
+        return SmlMeter(uart)
+    if name == "iec62056":
+        from chargekeep.metering.iec62056 import Iec62056Meter
+
+        return Iec62056Meter(uart, lambda rate: uart.init(baudrate=rate))
+    try:
+        family = __import__("chargekeep.metering." + name, None, None, ["NAME"])
+        baudrate = wiring.get("baudrate", family.BAUDRATE)
+    except (ImportError, AttributeError):
+        raise ChargekeepError(CONFIG, "meter family %s" % name)
+    from chargekeep.metering.meter import ModbusMeter
+    from chargekeep.metering.modbus import Master
+
+    pin = board.pin("direction")
+    master = Master(uart, baudrate, direction=pin and pin.value)
+    return ModbusMeter(master, family, wiring.get("address", 1))
