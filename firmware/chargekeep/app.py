@@ -18,6 +18,7 @@ from chargekeep.authorization import command
 from chargekeep.authorization.policy import Policy
 from chargekeep.authorization.spent import Spent
 from chargekeep.board import open_board
+from chargekeep.console import Service
 from chargekeep.core import Core
 from chargekeep.errors import ChargekeepError
 from chargekeep.ledger import record
@@ -35,6 +36,8 @@ from chargekeep.sync.wifi import Wifi
 from chargekeep.transaction.evidence import Notary
 from chargekeep.transaction.machine import Machine
 from chargekeep.transaction.relay import Relay
+from chargekeep.update import slots
+from chargekeep.update.trial import Trial
 
 _CONNECTOR = const(1)
 _TICK_MS = const(250)
@@ -77,6 +80,7 @@ class App:
         self._wire_charging()
         self._wire_network(cbor.loads(core.store.read("network") or b"\xa0"))
         self.supervisor = Supervisor(board.watchdog(), self.health, time.ticks_ms, time.ticks_diff)
+        self._trial = Trial(self.ledger, self.health)
         self._ticks = 0
         self._heap_peak = 0
         self._told = None  # what the last status said: state, news, ticks
@@ -263,6 +267,9 @@ class App:
         sampled = -1
         while True:
             await asyncio.sleep_ms(_HOUSEKEEPING_MS)
+            if self._trial and self.sampler.samples:
+                self._trial.passed()  # it meters, and the boot record is in the log
+                self._trial = None
             if self.sampler.samples != sampled:  # the next reading is most of a second away
                 sampled = self.sampler.samples
                 self.ledger.maintain()
@@ -357,6 +364,8 @@ class App:
         supervisor.add("drivers", self._serve_drivers)
         supervisor.add("notary", lambda: self.notary.run(self.machine))
         supervisor.add("housekeeping", self._housekeep)
+        if not isinstance(self._display, Console):  # else the line belongs to the drivers
+            supervisor.add("console", Service(self).run)
         supervisor.watch("sampler", lambda: self.sampler.cycles, 15_000)
         supervisor.watch("machine", lambda: self._ticks, 5_000)
         if self._networked:
@@ -377,5 +386,7 @@ def main():
         app = App(open_board())
     except ChargekeepError as e:
         print(json.dumps({"status": health.UNSAFE, "last_error": str(e)}))
+        if slots.on_trial():
+            raise  # main.py restarts the board, and boot.py counts
         return
     asyncio.run(app.run())

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from chargekeep_tools import boards, bundle, label
+from chargekeep_tools import boards, bundle, label, live
 from chargekeep_tools.codes import Exit, ToolError
 from chargekeep_tools.home import Home
 from chargekeep_tools.options import (
@@ -95,9 +95,11 @@ class Job:
 
     def do(self, port: str, station: str, evse: int, progress: Progress) -> dict[str, Any]:
         """Provision one board and write its label; the record without what is secret."""
+        port = boards.resolve(port)
+        live.make_quiet(port)
         record = provision(
             self.home,
-            boards.resolve(port),
+            port,
             self.site,
             station,
             evse_id=evse,

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from chargekeep_tools import boards, live, upload
 from chargekeep_tools import bundle as bundles
-from chargekeep_tools import upload
 from chargekeep_tools.codes import Exit
 from chargekeep_tools.device import Device, DeviceError, opened
 from chargekeep_tools.options import JsonOption, new_app, show
@@ -103,6 +103,8 @@ def update_command(
 ) -> None:
     """Stage BUNDLE on the board at PORT, prove it there, and start it on trial."""
     bundle = bundles.load(path)
+    port = boards.resolve(port)
+    live.make_quiet(port)
     with opened(port) as device:
         result = stage(device, bundle, dry_run=dry_run)
         if not dry_run and not result["current"]:

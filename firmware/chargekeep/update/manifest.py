@@ -11,7 +11,6 @@ from chargekeep.credential import cose
 from chargekeep.errors import ChargekeepError
 
 PRODUCT = "chargekeep"
-COUNTER = const(10)  # of firmware versions in the ledger, FORMATS.md section 4
 
 _PRODUCT = const(10)  # keys of the payload
 _BOARD = const(11)

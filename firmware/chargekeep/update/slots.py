@@ -6,6 +6,7 @@ import os
 from micropython import const
 
 TRIAL_BOOTS = const(3)
+COUNTER = const(10)  # of firmware versions in the ledger, FORMATS.md section 4
 MANIFEST = "manifest"  # of the bundle in a slot, as it was signed
 
 _POINTER = "slot"

@@ -5,7 +5,7 @@ from chargekeep import cbor, errors
 from chargekeep.credential import cose
 from chargekeep.errors import ChargekeepError
 from chargekeep.update import slots
-from chargekeep.update.manifest import COUNTER
+from chargekeep.update.slots import COUNTER
 
 
 def _version():

@@ -56,7 +56,7 @@ def begin(data):
         raise ChargekeepError(errors.UPDATE_TRIAL)  # the other slot is what it falls back to
     data = a2b_base64(data)
     _listed = _verified(data)
-    floor = _open().ledger.counter(manifest.COUNTER)
+    floor = _open().ledger.counter(slots.COUNTER)
     if _listed.version < floor:
         raise ChargekeepError(errors.VERSION_ROLLBACK, "%d < %d" % (_listed.version, floor))
     if _installed() == data:
