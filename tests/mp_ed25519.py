@@ -91,6 +91,145 @@ async def test_verify_async_yields():
     task.cancel()
 
 
+async def test_two_keys_at_once():
+    # The buffer of the last key is in use while another key comes: neither may see the other's.
+    import asyncio
+
+    rows = [row[1:] for row in vectors()]
+    jobs = [ed25519.verify_async(*row) for row in rows + rows]
+    wrong = [ed25519.verify_async(row[0], row[1] + b"?", row[2]) for row in rows]
+    waiting = asyncio.create_task(ed25519.verify_async(*rows[3]))
+    await asyncio.sleep(0)
+    assert ed25519.verify(*rows[2])  # cannot wait: takes a buffer of its own
+    assert await asyncio.gather(*jobs, *wrong) == [True] * 8 + [False] * 4
+    assert await waiting
+    assert ed25519.verify(*rows[0])
+    assert ed25519._recent.users == 0
+
+
+async def test_cancelled_verification_gives_its_buffer_back():
+    import asyncio
+
+    rows = [row[1:] for row in vectors()]
+    for turns in (1, 8, 20):
+        task = asyncio.create_task(ed25519.verify_async(*rows[turns % 4]))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        try:
+            await task
+        except asyncio.CancelledError:
+            pass
+        assert ed25519._recent.users == 0
+        for row in rows:
+            assert ed25519.verify(*row)
+            assert ed25519._recent.public_key == row[0]
+
+
+async def test_sign_async():
+    seed, _, message, signature = list(vectors())[2]
+    assert await ed25519.sign_async(seed, message) == signature
+    assert await ed25519.sign_async(ed25519.SigningKey(seed), message) == signature
+
+
+class Files:
+    """A `Store` that counts writes."""
+
+    def __init__(self):
+        import os
+
+        self.root = "/tmp/chargekeep-comb-%d" % id(self)
+        os.mkdir(self.root)
+        self.written = 0
+
+    def path(self, name):
+        return self.root + "/" + name
+
+    def write(self, name, data):
+        self.written += 1
+        with open(self.path(name), "wb") as f:
+            f.write(data)
+
+    def names(self):
+        import os
+
+        return sorted(os.listdir(self.root))
+
+    def close(self):
+        import os
+
+        for name in self.names():
+            os.remove(self.path(name))
+        os.rmdir(self.root)
+
+
+def test_tables_are_kept():
+    files = Files()
+    made = []
+    negative_table = ed25519.negative_table
+
+    def counted(public_key, table):
+        made.append(public_key)
+        return negative_table(public_key, table)
+
+    ed25519.negative_table = counted
+    try:
+        ed25519.keep_tables(files)
+        rows = [row[1:] for row in vectors()]
+        ed25519.prepare(rows[0][0])
+        assert files.written == 2 and len(made) == 2  # the base point's and the key's
+        prepared = ed25519.prepare(rows[0][0])
+        assert ed25519.verify(prepared, *rows[0][1:])
+        ed25519.keep_tables(files)
+        assert files.written == 2 and len(made) == 2
+        # A key that nobody prepared is not written, whoever asks for it.
+        assert ed25519.verify(*rows[1])
+        assert files.written == 2 and len(made) == 3
+        # Back to the first: from its file.
+        assert ed25519.verify(*rows[0])
+        assert len(made) == 3
+        # Damage anywhere is found, and the table made anew.
+        (name,) = [files.path(n) for n in files.names() if n != "comb-" + base_kid()]
+        with open(name, "rb") as f:
+            whole = f.read()
+        assert len(whole) == 6144 + 36
+        for damaged in (flipped(whole, 0), flipped(whole, 6143), flipped(whole, 6150), whole[:-1]):
+            with open(name, "wb") as f:
+                f.write(damaged)
+            count = len(made)
+            ed25519._recent.public_key = None
+            assert ed25519.verify(*rows[0])
+            assert len(made) == count + 1
+        # Another key's table under this name is intact, but not this key's.
+        with open(name, "wb") as f:
+            f.write(whole)
+        other = ed25519.PreparedKey()
+        ed25519._run(ed25519._prepare(other, rows[2][0]))
+        other.buffer[6144:-4] = ed25519._file(rows[2][0])[1]
+        other.buffer[-4:] = ed25519._crc(other.buffer)
+        with open(name, "wb") as f:
+            f.write(other.buffer)
+        ed25519._recent.public_key = None
+        assert ed25519.verify(*rows[0])
+        ed25519.prepare(rows[0][0])
+        with open(name, "rb") as f:
+            assert f.read() == whole
+    finally:
+        ed25519._store = None
+        ed25519.negative_table = negative_table
+        files.close()
+
+
+def base_kid():
+    from binascii import hexlify
+
+    return hexlify(ed25519._file(ed25519._MINUS_B)[1][:4]).decode()
+
+
+def flipped(data, at):
+    return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
+
+
 def test_wrong_length_is_refused():
     public_key, message, signature = valid()
     for n in (0, 1, 32, 63):

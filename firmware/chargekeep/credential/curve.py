@@ -252,7 +252,7 @@ def _build(machine, table):
         load(_X, 3, table, 96 * (m - (1 << j)))
         run(_RESCALE_ADD)
         store(_X, 3, table, 96 * m)
-        if not m & 7:
+        if m & 7 == 7:
             yield
     # All 64 denominators with one inversion (Montgomery's trick).
     machine[_V] = 1
@@ -271,3 +271,4 @@ def _build(machine, table):
         load(_X, 3, table, 96 * m)
         run(_NORMALIZE)
         store(_J, 3, table, 96 * m)
+    yield

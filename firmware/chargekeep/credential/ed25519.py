@@ -87,7 +87,8 @@ def keep_tables(store):
     """
     global _store
     _store = store
-    _run(_prepare(_base, _MINUS_B, True))
+    _base.public_key = None
+    _make_base()
 
 
 def _file(public_key):
@@ -132,9 +133,14 @@ def _prepare(prepared, public_key, write=False):
     yield made
 
 
-def _multiply_base(scalar):
+def _make_base():
+    # In one go, so that no task sees half a table.
     if _base.public_key is None:
-        yield from _prepare(_base, _MINUS_B)
+        _run(_prepare(_base, _MINUS_B, True))
+
+
+def _multiply_base(scalar):
+    _make_base()
     yield from multiply(scalar, _base.table)
 
 
@@ -150,20 +156,21 @@ def prepare(public_key):
     return prepared
 
 
-def _with_table(key, use):
+def _with_table(key, use, patient):
     # Generator: yields what `use(prepared)` does, at last its result; False for a bad key.
+    # Where another task works with another key, a patient one waits for the buffer.
     if isinstance(key, PreparedKey):
         prepared = key
     else:
         key = bytes(key)
         prepared = _recent
+        while patient and prepared.users and prepared.public_key != key:
+            yield
         if prepared.users and prepared.public_key != key:
-            prepared = PreparedKey()  # another task works with the other key
+            prepared = PreparedKey()
     prepared.users += 1
     try:
-        if _base.public_key is None:
-            for _step in _prepare(_base, _MINUS_B):
-                yield
+        _make_base()
         if prepared is not key and prepared.public_key != key:
             for _step in _prepare(prepared, key):
                 yield
@@ -182,7 +189,7 @@ def _challenge(r, public_key, message):
     return int.from_bytes(h.digest(), "little") % L
 
 
-def _verify(key, message, signature):
+def _verify(key, message, signature, patient=False):
     # Generator: None while it works, at last True or False.
     s = int.from_bytes(signature[32:], "little")
     if len(signature) != 64 or s >= L:
@@ -199,7 +206,7 @@ def _verify(key, message, signature):
             yield
         yield encode(*point) == r
 
-    yield from _with_table(key, equation)
+    yield from _with_table(key, equation, patient)
 
 
 def verify(key, message, signature):
@@ -211,7 +218,7 @@ def verify(key, message, signature):
 
 async def verify_async(key, message, signature):
     """As `verify`; lets other tasks run every 5 ms or sooner (RP2040)."""
-    return await _run_async(_verify(key, message, signature))
+    return await _run_async(_verify(key, message, signature, True))
 
 
 def public_key(seed):
@@ -228,7 +235,7 @@ def _signing_key(seed):
     return _signer
 
 
-def _sign(seed, message):
+def _sign(seed, message, patient=False):
     # Generator: None while it works, at last the signature, or False after a fault.
     key = _signing_key(seed)
     h = Sha512(key.prefix)
@@ -251,7 +258,7 @@ def _sign(seed, message):
             yield
         yield right and encoded + s.to_bytes(32, "little")
 
-    yield from _with_table(key.public_key, check)
+    yield from _with_table(key.public_key, check, patient)
 
 
 def _signed(signature):
@@ -274,4 +281,4 @@ def sign(seed, message):
 
 async def sign_async(seed, message):
     """As `sign`; lets other tasks run every 5 ms or sooner (RP2040)."""
-    return _signed(await _run_async(_sign(seed, message)))
+    return _signed(await _run_async(_sign(seed, message, True)))
