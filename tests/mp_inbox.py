@@ -74,6 +74,22 @@ async def test_strange_topics_are_counted_and_acknowledged():
     assert station.client.session == 1 and len(station.count.errors) == 1
 
 
+async def test_starting_again_brings_retained_objects_again():
+    got = []
+
+    async def tariff(payload):
+        got.append(payload)
+
+    station = await Station({"tariff": tariff}).start()
+    await until(lambda: len(station.broker.received) == 3)
+    await station.inbox.start()
+    sent = [packet for packet in station.broker.received if packet[0] == 0x82]
+    assert len(sent) == 4 and len({packet[4:] for packet in sent}) == 2
+    station.client.drop()
+    await until(lambda: station.client.session == 2 and station.client.connected)
+    await until(lambda: len(station.broker.links[1].writes) == 3)
+
+
 async def test_cleared_retained_object_is_nothing():
     async def tariff(payload):
         raise AssertionError

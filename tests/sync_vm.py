@@ -53,7 +53,7 @@ async def main():
     issuer = ed25519.prepare(unhexlify(settings["issuer"]))
 
     def sign(message):
-        return ed25519.sign(seed, message)
+        return ed25519.sign_async(seed, message)
 
     async def open_ack(data):
         payload = await cose.open_sign1_async(data, cose.ACKNOWLEDGEMENT, lambda kid, kind: issuer)

@@ -135,7 +135,7 @@ class App:
             me.site,
             me.station,
             self._kid,
-            lambda message: ed25519.sign(me.seed, message),
+            self._sign,
             self.objects.open_acknowledgement,
             count,
         )

@@ -87,6 +87,13 @@ def seal_sign1(content_type, kid, payload, sign):
     return bytes((_TAG_SIGN1,)) + cbor.dumps([protected, {}, payload, signature])
 
 
+async def seal_sign1_async(content_type, kid, payload, sign):
+    """As `seal_sign1` with an awaitable `sign(message)`."""
+    protected = cbor.dumps({_ALG: _EDDSA, _CONTENT_TYPE: content_type, _KID: kid})
+    signature = await sign(_signed_bytes(protected, payload))
+    return bytes((_TAG_SIGN1,)) + cbor.dumps([protected, {}, payload, signature])
+
+
 def _to_verify(data, content_type, key_for):
     found, kid, protected, payload, signature = parse(data)
     if found != content_type:

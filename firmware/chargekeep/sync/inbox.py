@@ -26,7 +26,11 @@ class Inbox:
         client.on_message = self._dispatch
 
     async def start(self):
-        """Subscribe to every kind of one level; deeper ones are asked for with `follow`."""
+        """Subscribe to every kind of one level; deeper ones are asked for with `follow`.
+
+        Called again, it brings the retained objects again: for those that were refused before the
+        trust list came that vouches for them.
+        """
         await self.follow("+")
 
     async def follow(self, levels):

@@ -55,7 +55,7 @@ class MqttClient:
         timeout_ms=10_000,
         backoff_ms=(1_000, 60_000),
         receive=4096,
-        send=2816,
+        send=2048,
         window=8,
         on_message=None,
     ):
@@ -130,11 +130,14 @@ class MqttClient:
             await self._changed(session)
 
     async def subscribe(self, topic_filter):
-        """Ask for a filter now, where connected, and on every connection from now on."""
+        """Ask for a filter now, where connected, and on every connection from now on.
+
+        Asking again brings what is retained again (3.8.4).
+        """
         if topic_filter not in self._filters:
             self._filters.append(topic_filter)
-            if self.connected:
-                await self._filter(_SUBSCRIBE, topic_filter)
+        if self.connected:
+            await self._filter(_SUBSCRIBE, topic_filter)
 
     async def unsubscribe(self, topic_filter):
         if topic_filter in self._filters:

@@ -1,7 +1,7 @@
 # Sends the ledger up in signed batches from which the host restores each slot byte for byte, and
 # frees flash only when the host says, signed, that they are in its database. It promises that a
 # lost packet, connection, host or acknowledgement costs a resend and nothing else, and that status
-# goes ahead of a backlog. Costs about 4 x max_bytes of heap while it seals a batch.
+# goes ahead of a backlog. Costs about 3 x max_bytes of heap while it seals a batch.
 
 import asyncio
 import hashlib
@@ -34,7 +34,7 @@ class Outbox:
 
     ledger: has `log_id`, `acknowledged`, `batch(after_seq, max_bytes)` and
         `acknowledge(log_id, seq, link)`.
-    sign: `sign(message) -> 64 bytes` of the station's key, whose id is `kid`.
+    sign: `await sign(message) -> 64 bytes` of the station's key, whose id is `kid`.
     open_ack: `await open_ack(data) -> (log id, seq, link)` of a verified acknowledgement for
         this station, or raises.
     count: `count(code, detail)` is told of every failure (health.py).
@@ -167,7 +167,10 @@ class Outbox:
         if first > self._sent + 1:
             body[_FOLLOWS] = self._sent  # what is between is gone here: do not wait for it
         last = first - 1 + sum([len(run[2]) for run in runs]) // _SLOT
-        data = cose.seal_sign1(cose.LEDGER_BATCH, self.kid, cbor.dumps(body), self.sign)
+        batch = runs = None  # memory is short while it is sealed
+        body = cbor.dumps(body)
+        data = await cose.seal_sign1_async(cose.LEDGER_BATCH, self.kid, body, self.sign)
+        body = None
         if not self._flight:
             self._progress_at = ticks_ms()
         self._flight.append(last)

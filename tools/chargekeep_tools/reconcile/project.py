@@ -290,7 +290,7 @@ class _Pass:
             if found is not None:
                 row = dict(found)
             else:
-                row = {column.name: None for column in transactions.columns}
+                row = dict.fromkeys(transactions.columns.keys())
                 row.update(log=self.log.id, tx=tx, seq_no=0, flags="", is_new=True)
             self._rows[tx] = row
         return row
