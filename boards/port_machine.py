@@ -40,7 +40,7 @@ class MachineBoard(Board):
 
     def pin(self, role):
         wiring = self.wiring.get(role)
-        return wiring and ActivePin(wiring, output=role == "relay")
+        return wiring and ActivePin(wiring, output=role != "feedback")
 
     def entropy(self, n):
         return os.urandom(n)

@@ -23,10 +23,8 @@ from chargekeep.core import Core
 from chargekeep.errors import ChargekeepError
 from chargekeep.ledger import record
 from chargekeep.ledger.seal import head_message
-from chargekeep.metering import sdm630
-from chargekeep.metering.meter import ModbusMeter
-from chargekeep.metering.modbus import Master
 from chargekeep.metering.sampler import Sampler
+from chargekeep.metering.wired import open_meter
 from chargekeep.reader import Console, LineReader
 from chargekeep.supervisor import Supervisor
 from chargekeep.sync.inbox import Inbox
@@ -35,7 +33,7 @@ from chargekeep.sync.outbox import Outbox
 from chargekeep.sync.wifi import Wifi
 from chargekeep.transaction.evidence import Notary
 from chargekeep.transaction.machine import Machine
-from chargekeep.transaction.relay import Relay
+from chargekeep.transaction.wired import open_actuator
 from chargekeep.update import slots
 from chargekeep.update.trial import Trial
 
@@ -87,16 +85,14 @@ class App:
 
     def _wire_charging(self):
         board = self.board
-        wiring = board.wiring["meter"]
-        master = Master(board.uart("meter"), wiring.get("baudrate", sdm630.BAUDRATE))
-        meter = ModbusMeter(master, sdm630, wiring.get("address", 1))
+        meter = open_meter(board)
         self.sampler = Sampler(meter, self.health)
         self.machine = Machine(
             self.identity.evse_id,
             _CONNECTOR,
             self.ledger,
             self.sampler,
-            Relay(board.pin("relay"), board.pin("feedback")),
+            open_actuator(board, meter, self.health),
             self.timebase,
             self.health,
             on_begin=self._on_begin,
@@ -105,8 +101,9 @@ class App:
             config=lambda: self.objects.config,
         )
         me = self.identity
+        name = board.wiring["meter"].get("family", "sdm630")
         self.notary = Notary(
-            self.ledger, self.health, me.site, me.station, sdm630.NAME, self._kid, self._sign
+            self.ledger, self.health, me.site, me.station, name, self._kid, self._sign
         )
         kind = board.wiring["reader"].get("type")
         if kind == "pn532":
@@ -144,6 +141,7 @@ class App:
         for kind in ("trust", "revocation", "tariff", "config", "command", "time"):
             handlers[kind] = self._accept(kind)
         self.inbox = Inbox(self.client, me.site, me.station, handlers, count)
+        self._refresh = False  # what came before the trust list that vouches for it comes again
         self._chunk = None  # topic levels of the allowlist chunk that is subscribed to
         interface = self.board.network()
         self.wifi = interface and Wifi(
@@ -196,7 +194,9 @@ class App:
     def _on_change(self, kind):
         machine, config = self.machine, self.objects.config
         transaction = machine.transaction
-        if kind == "config":
+        if kind == "trust":
+            self._refresh = True
+        elif kind == "config":
             self.sampler.max_power_w = config.plausible_max_w
         elif kind == "revocation" and transaction:
             if self.policy.revoked(transaction.cti, transaction.id_hash):
@@ -270,6 +270,9 @@ class App:
             if self._trial and self.sampler.samples:
                 self._trial.passed()  # it meters, and the boot record is in the log
                 self._trial = None
+            if self._refresh and self.client.connected:
+                self._refresh = False
+                await self.inbox.start()
             if self.sampler.samples != sampled:  # the next reading is most of a second away
                 sampled = self.sampler.samples
                 self.ledger.maintain()

@@ -10,7 +10,7 @@ from chargekeep import errors
 from chargekeep.errors import ChargekeepError
 
 # What is wired where, by role. A role that is absent from config.json is None.
-ROLES = ("meter", "reader", "relay", "feedback", "ledger", "storage", "network", "watchdog_ms")
+ROLES = "meter reader relay feedback evse direction ledger storage network watchdog_ms".split()
 
 
 class Board:
