@@ -74,7 +74,7 @@ async def test_each_kind_takes_effect_once():
         assert await s.objects.accept(kind, data) is True
         assert await s.objects.accept(kind, data) is False
     assert seen == ["revocation", "tariff", "config", (commands.REBOOT, []), "time"]
-    assert s.objects.tariff.id == 1 and s.objects.tariff.per_kwh == 3900
+    assert s.objects.tariff.id == 1 and s.objects.tariff.version == 5
     assert s.objects.config.max_wh == 105 and s.objects.config.version == 5
     assert s.timebase.now() == NOW + 5 and s.timebase.quality == 3
     assert s.ledger.counters[2:10] == [NOW + 5, 1, 0, 5, 5, 5, 5, 5]

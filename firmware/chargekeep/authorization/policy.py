@@ -47,23 +47,12 @@ class Decision:
     `versions` of trust list, allowlist, revocations and configuration, `quality` of the clock.
     """
 
-    def __init__(self):
-        self.accepted = False
-        self.stop = False
-        self.code = 0
-        self.id_hash = None
-        self.cti = None
-        self.kid = None
-        self.exp = 0
-        self.use_count = 0
-        self.max_wh = 0
-        self.max_s = 0
-        self.max_w = 0
-        self.tariff_id = 0
-        self.tariff_version = 0
-        self.hearsay = False
-        self.versions = (0, 0, 0, 0)
-        self.quality = 0
+    accepted = stop = hearsay = False
+    id_hash = cti = kid = None
+    code = exp = use_count = quality = 0
+    max_wh = max_s = max_w = 0
+    tariff_id = tariff_version = 0
+    versions = (0, 0, 0, 0)
 
     @property
     def status(self):
