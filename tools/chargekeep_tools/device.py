@@ -102,14 +102,15 @@ def _exit_of(traceback_line: str) -> Exit:
 
 
 def _interrupt(transport: SerialTransport, port: str) -> None:
+    serial: Any = transport.serial
     # A board that is just starting loses what it is sent, so this takes more than one attempt.
     for attempt in range(_ATTEMPTS, 0, -1):
         try:
             # mpremote looks at its deadline only while nothing comes
-            transport.serial.timeout = 0.1
+            serial.timeout = 0.1
             with redirect_stdout(io.StringIO()):  # mpremote prints what it did not expect
                 transport.enter_raw_repl(soft_reset=False, timeout_overall=_ENTER_S)
-            transport.serial.timeout = _READ_TIMEOUT_S
+            serial.timeout = _READ_TIMEOUT_S
             return
         except (TransportError, SerialException, OSError) as error:
             if attempt == 1 or not isinstance(error, TransportError):
