@@ -176,6 +176,17 @@ def test_a_charger_that_does_not_withdraw_is_unsafe():
     assert not w.closed and m._actuator.feedback() is False
 
 
+def test_a_charger_that_confirms_but_goes_on_is_unsafe():
+    w, peer = world_on("rapi")
+    m = w.station.machine
+    m.start(Decision())
+    w.run(20)
+    w.stuck = True  # it says it sleeps, and its contactor is welded
+    m.stop()
+    w.run(3)
+    assert m.unsafe == errors.ACTUATOR_FEEDBACK and b"FS" in peer.seen
+
+
 def test_a_charger_that_dies_while_charging():
     for kind in ("rapi", "din"):
         w, peer = world_on(kind)
@@ -208,7 +219,8 @@ def test_power_limit_becomes_a_current():
 def test_a_limit_below_6_a_cannot_be_kept():
     w, peer = world_on("rapi")
     actuator = w.station.machine._actuator
-    assert not actuator.limit(1000) and actuator.limit(0) and actuator.limit(50000)
+    assert not actuator.limit(6 * 230 - 1) and actuator.limit(6 * 230)
+    assert actuator.limit(0) and actuator.limit(50000)
     w.run(2)
     assert peer.amps == 16
 

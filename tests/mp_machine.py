@@ -144,6 +144,22 @@ def test_power_limit_without_a_throttle_ends_the_transaction():
     assert w.bodies(terms.RECORD_ENDED)[0][3] == terms.STOPPED_OTHER
 
 
+def test_the_operator_may_limit_power():
+    w, m = ready(demand_w=11000)
+    m.limit(20000)
+    m.start(Decision(max_w=15000))
+    assert m._max_w() == 15000
+    w.run(30)
+    m.limit(0)
+    assert m._max_w() == 15000
+    m.limit(5000)
+    assert m._max_w() == 5000
+    w.run(20)
+    assert m.state == "idle" and w.bodies(terms.RECORD_ENDED)[0][3] == terms.STOPPED_OTHER
+    m.start(Decision())
+    assert m._max_w() == 5000
+
+
 def test_the_same_token_stops_and_another_does_not():
     w, m = ready()
     assert m.present(Decision()) is True
@@ -226,6 +242,18 @@ def test_resume_without_a_clock_counts_at_least_the_time_awake():
     assert w.station.machine.state == "charging"
     w.run(70)
     assert w.bodies(terms.RECORD_ENDED)[0][3] == terms.STOPPED_TIME_LIMIT
+
+
+def test_a_resumed_transaction_has_its_own_time_only():
+    w, m = ready()
+    m.start(Decision(max_wh=100))
+    w.run(600)
+    assert m.state == "idle"
+    m.start(Decision())
+    w.run(60)
+    w.cut()
+    tx = Memory(w.ledger).transaction
+    assert tx.id == 2 and 50 <= tx.elapsed_s <= 60
 
 
 def test_power_cut_at_every_write():

@@ -145,6 +145,7 @@ class Machine:
         self._overload_ms = None
         self._slot = None  # the current interval of clock-aligned values
         self._flowed_s = None  # elapsed seconds of the transaction when power flowed last
+        self._cap_w = 0  # the operator's limit
         self._throttled = False  # the actuator itself keeps the power limit
         self._reason = 0  # of the stop under way
         self._stop_wh = None  # and the register at it, where it was fresh
@@ -251,6 +252,19 @@ class Machine:
             tx.deauthorized = True
             more_wh += tx.energy_wh(self._last_wh())
             tx.max_wh = min(tx.max_wh or more_wh, more_wh)
+
+    def limit(self, max_w):
+        """Keep this and all coming transactions below `max_w` as well (0: no more than their own).
+
+        Not durable: the operator's settings are the place for a cap that lasts.
+        """
+        self._cap_w = max_w
+        if self.transaction:
+            self._throttled = self._actuator.limit(self._max_w())
+
+    def _max_w(self):
+        own = self.transaction.max_w
+        return min(own, self._cap_w) if own and self._cap_w else own or self._cap_w
 
     def emergency(self, code, detail=""):
         """Withdraw power now, whatever the state, and refuse to start until `clear`."""
@@ -455,7 +469,7 @@ class Machine:
         state = _CHARGING if power >= self._config().charging_threshold_w else _SUSPENDED_EV
         if state != self.charging_state:
             self._update(_CHARGING_STATE_CHANGED, state)
-        limit = self.transaction.max_w
+        limit = self._max_w()
         if not limit or self._throttled or power <= limit + limit // 20 + _NOISE_W:
             self._overload_ms = None
         elif self._overload_ms is None:
@@ -494,7 +508,7 @@ class Machine:
         return time.ticks_diff(self._now(), self._since_ms)
 
     def _permit(self):
-        self._throttled = self._actuator.limit(self.transaction.max_w)
+        self._throttled = self._actuator.limit(self._max_w())
         self._overload_ms = None
         self.charging_state = _SUSPENDED_EV
         self._enter(_ACTIVE)
