@@ -21,7 +21,6 @@ _TEETH = const(7)
 _SPACING = const(37)
 _ENTRIES = const(64)
 TABLE_SIZE = const(6144)
-_SLICE = const(12)  # columns a run, of 36: 3 ms on RP2040
 
 # Registers of the machine. X : Y : Z : T is the running point, x = X/Z, y = Y/Z, xy = T/Z
 # (RFC 8032 section 5.1.4); J, K, L, M are the second point of an addition: y + x, y - x, 2dxy, 2z;
@@ -125,8 +124,8 @@ def _digits(scalar):
 def _evaluate(machine, program):
     _identity(machine)
     machine.run(program[len(_DOUBLE) :], _SPACING - 1)
-    for column in range(_SPACING - 2, -1, -_SLICE):
-        machine.run(program, column, _SLICE)
+    for column in range(_SPACING - 2, -1, -machine.COLUMNS):
+        machine.run(program, column, machine.COLUMNS)
         yield
 
 
@@ -238,9 +237,10 @@ def _build(machine, table):
             run(_DOUBLE + _CACHE + _NEGATE)
             store(_J, 4, scratch, 256 + 128 * j)
             yield
-            run(_DOUBLE, 0, _SPACING - 1)
+            for _ in range(0, _SPACING - 1, machine.COLUMNS):
+                run(_DOUBLE, 0, machine.COLUMNS)
+                yield
             store(_X, 4, scratch, 128)
-            yield
     load(_X, 4, scratch, 0)
     store(_X, 3, table, 0)
     for m in range(1, _ENTRIES):

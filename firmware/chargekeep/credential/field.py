@@ -26,6 +26,8 @@ class Machine:
     little-endian. Scalars are comb digits: bit i + 37j is 1 for +, 0 for - of tooth j, column i.
     """
 
+    COLUMNS = 2  # that a run should do at most, a divisor of 36; some 10 ms on ESP32
+
     def __init__(self, tables=(), scalars=()):
         self._r = [0] * _REGISTERS
         self._tables = tables

@@ -18,6 +18,8 @@ _SCALAR_SIZE = const(36)
 class Machine:
     """As `field.Machine`. A register holds 32 bytes, little-endian, below 2^256 - 38."""
 
+    COLUMNS = 12  # that a run should do at most, a divisor of 36: 3 ms
+
     def __init__(self, tables=(), scalars=()):
         self._state = bytearray(_HEAD + 32 * _REGISTERS)
         self._state[8:12] = address().to_bytes(4, "little")
