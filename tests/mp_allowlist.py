@@ -6,7 +6,7 @@ from authority import NOW, Station, allowlist, chunks, hashed, pages_of
 from mptest import raises
 
 from chargekeep import errors
-from chargekeep.authorization import allowlist as al
+from chargekeep.authorization.loader import Prover
 from chargekeep.errors import ChargekeepError
 
 
@@ -164,7 +164,7 @@ def test_trees_that_no_look_up_would_leave():
         header.root = hashlib.sha256(pages[0]).digest()
         header.pages = len(pages)
         header.count = count
-        prover = al.Prover(header, lambda n: pages[n])
+        prover = Prover(header, lambda n: pages[n])
         for page in pages:
             prover.take(page)
 
@@ -201,8 +201,8 @@ async def test_a_full_disk_leaves_the_old_list():
     await s.load_list(*allowlist(1, [(hashed("old"), 0, 0)]))
     header, pages = allowlist(2, entries_of(60), fanout=4)
     await s.objects.accept("allowlist", header)
-    path = s.objects.allowlist._path
-    s.objects.allowlist._path = lambda slot: path(slot) if slot else "/nonexistent/slot"
+    loader = s.objects.allowlist._loader
+    path, loader._path = loader._path, "/nonexistent/slot"
     try:
         await s.objects.accept_chunk(2, 0, chunks(pages)[0])
     except OSError:
@@ -210,7 +210,7 @@ async def test_a_full_disk_leaves_the_old_list():
     else:
         raise AssertionError("stored")
     assert s.objects.wanted() == (2, 0)
-    s.objects.allowlist._path = path
+    loader._path = path
     for n, part in enumerate(chunks(pages)):
         await s.objects.accept_chunk(2, n, part)
     assert s.objects.allowlist.header.version == 2
@@ -224,15 +224,16 @@ async def test_what_flash_holds_is_proven_before_the_switch():
     parts = chunks(pages)
     for n in range(len(parts) - 1):
         await s.objects.accept_chunk(2, n, parts[n])
-    pause = s.objects.allowlist._pause
+    loader = s.objects.allowlist._loader
+    pause = loader._pause
 
     async def decay():
-        s.objects.allowlist._pause = pause
+        loader._pause = pause
         with open(s.store.path("allowlist.slot0"), "r+b") as f:
             f.seek(5 * 512 + 100)
             f.write(b"\x55\xaa")
 
-    s.objects.allowlist._pause = decay
+    loader._pause = decay
     try:
         await s.objects.accept_chunk(2, len(parts) - 1, parts[-1])
     except ChargekeepError as e:
@@ -245,3 +246,49 @@ async def test_what_flash_holds_is_proven_before_the_switch():
         assert s.objects.wanted() == (2, n)
         await s.objects.accept_chunk(2, n, parts[n])
     assert s.objects.allowlist.look_up(hashed("id7")) == (1, NOW + 7)
+
+
+async def test_a_new_list_takes_from_the_old_what_has_not_changed():
+    s = await Station().start()
+    entries = entries_of(150)
+    await s.load_list(*allowlist(1, entries, fanout=8))  # 1 + 3 + 19 pages
+    gone = sorted(entries)[100]  # of leaf 12; those before it stay as they are
+    entries.remove(gone)
+    gc.collect()
+    header, pages = allowlist(2, entries, fanout=8)
+    await s.objects.accept("allowlist", header)
+    asked = []
+    while s.objects.wanted():
+        n = s.objects.wanted()[1]
+        asked.append(n)
+        await s.objects.accept_chunk(2, n, b"".join(pages[4 * n : 4 * n + 4]))
+        if n == 0:
+            await s.boot()  # what was reused survives
+    assert asked == [0, 4, 5], asked
+    for h, policy, exp in entries:
+        assert s.objects.allowlist.look_up(h) == (policy, exp)
+    assert s.objects.allowlist.look_up(gone[0]) is None
+    # ... and not from one that is damaged
+    with open(s.store.path("allowlist.slot0"), "r+b") as f:
+        f.seek(9 * 512 + 99)
+        f.write(b"\x55\xaa")
+    gc.collect()
+    header, pages = allowlist(3, entries[1:], fanout=8)
+    await s.load_list(header, pages)
+    for h, policy, exp in entries[1:]:
+        assert s.objects.allowlist.look_up(h) == (policy, exp)
+
+
+def test_the_loader_is_gone_when_it_is_done():
+    import asyncio
+    import sys
+
+    async def main():
+        sys.modules.pop("chargekeep.authorization.loader", None)
+        s = await Station().start()
+        await s.objects.accept("allowlist", allowlist(1, entries_of(60))[0])
+        assert "chargekeep.authorization.loader" in sys.modules
+        await s.load_list(*allowlist(2, entries_of(60)))
+        assert "chargekeep.authorization.loader" not in sys.modules
+
+    asyncio.run(main())

@@ -8,6 +8,7 @@ import hashlib
 from chargekeep import cbor, config
 from chargekeep.authorization import allowlist, command, revocation, tariff, trust
 from chargekeep.authorization.entitlement import Entitlement
+from chargekeep.authorization.loader import Prover
 from chargekeep.credential import cose, token
 from chargekeep.errors import ChargekeepError
 from chargekeep.health import Health
@@ -114,7 +115,7 @@ def fuzz_snapshot(data):
     header.pages = len(pages)
     leaves = [page for page in pages if not page[0]]
     header.count = sum(page[1] for page in leaves)
-    prover = allowlist.Prover(header, lambda number: pages[number])
+    prover = Prover(header, lambda number: pages[number])
     for page in pages:
         prover.take(bytes(page))
     # A list that was proven is left by every look-up, and holds what its leaves hold

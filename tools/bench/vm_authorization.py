@@ -8,7 +8,7 @@ import time
 
 from authority import Station, hashed
 
-from chargekeep.authorization import allowlist
+from chargekeep.authorization import allowlist, loader
 
 PAGE = allowlist.PAGE
 
@@ -27,7 +27,7 @@ async def load(s, path):
     """The list from chunks, and the most heap that was alive beyond what it was before."""
     await s.objects.accept("allowlist", read("header"))
     peak = 0
-    take = allowlist.Prover.take
+    take = loader.Prover.take
     before = alive()
 
     def measured(prover, page):
@@ -41,9 +41,9 @@ async def load(s, path):
             if not wanted:
                 break
             if wanted[1] % 16 == 0 or wanted[1] > 105:
-                allowlist.Prover.take = measured
+                loader.Prover.take = measured
             await s.objects.accept_chunk(wanted[0], wanted[1], f.read(4 * PAGE))
-            allowlist.Prover.take = take
+            loader.Prover.take = take
     return peak
 
 

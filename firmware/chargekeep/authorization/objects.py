@@ -275,7 +275,11 @@ class Objects:
             self._apply(kind, listed, data)
         elif coming:
             self._kids[_COMING] = cose.parse(data)[1]
-            if not await self.allowlist.resume(listed):
+            try:
+                if not await self.allowlist.resume(listed):
+                    return
+            except (ChargekeepError, OSError):
+                self._health.count(errors.LIST_PAGE, kind)
                 return
         else:
             self._kids[kind] = cose.parse(data)[1]
