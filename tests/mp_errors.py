@@ -1,6 +1,7 @@
 # also: cpython
-from chargekeep import errors
 from mptest import raises
+
+from chargekeep import errors
 
 
 def test_error_carries_code_and_detail():
