@@ -41,6 +41,7 @@ _CONNECTOR = const(1)
 _TICK_MS = const(250)
 _HOUSEKEEPING_MS = const(1000)
 _NEWS_MS = const(2000)
+_RECEIVE = const(3072)  # bytes of the largest signed object, or four allowlist pages
 _RESERVE_SLOTS = const(120)  # with fewer free slots the station calls itself degraded
 _FLOOR_STEP_S = const(900)  # how much known time may be lost with the power
 
@@ -125,6 +126,7 @@ class App:
             count,
             user=settings.get(_USER),
             password=settings.get(_PASSWORD),
+            receive=_RECEIVE,
         )
         self.outbox = Outbox(
             self.client,
@@ -208,6 +210,9 @@ class App:
         if order in (command.STOP, command.UNLOCK_TRANSACTION):
             if arguments[0] == self.identity.evse_id and machine.transaction:
                 machine.stop()
+        elif order == command.SET_LIMIT:
+            if arguments[0] == self.identity.evse_id:
+                machine.limit(arguments[1])
         elif order == command.REBOOT:
             self.board.reset()
         elif order == command.CLEAR_EXCEPTION:
