@@ -44,6 +44,21 @@ def _make(folder: Path) -> None:
         (folder / f"token{i}").write_bytes(wire.seal_sign1(wire.ENTITLEMENT, ISSUER, claims))
 
 
+def _chunks_for_one_change() -> float:
+    """Of a list of 10,000 where one card is exchanged, what a station fetches on average."""
+    source = random.Random(2)
+    entries = [(source.randbytes(16), 0, 0) for _ in range(ENTRIES)]
+    old = allowlist.build_pages(entries)
+    known = {page for page in old if page[0] == 0}  # leaves: level 0
+    fetched = []
+    for i in range(5):
+        changed = [*entries[:i], *entries[i + 1 :], (source.randbytes(16), 0, 0)]
+        new = allowlist.build_pages(changed)
+        other = {n // allowlist.CHUNK_PAGES for n, page in enumerate(new) if page not in known}
+        fetched.append(len(other))
+    return sum(fetched) / len(fetched)
+
+
 # In service on a board: decisions of the station that it is, in microseconds of its clock
 ON_BOARD = """
 import asyncio, gc, time
@@ -122,4 +137,6 @@ def _on_vm() -> dict[str, float]:
         metrics = {key: float(value) for key, value in map(str.split, done.stdout.splitlines())}
         size = (folder / "pages").stat().st_size
     metrics["allowlist_bytes_per_entry"] = size / ENTRIES
+    metrics["allowlist_chunks"] = -(-size // (allowlist.PAGE * allowlist.CHUNK_PAGES))
+    metrics["allowlist_chunks_for_one_change"] = _chunks_for_one_change()
     return metrics

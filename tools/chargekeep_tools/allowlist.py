@@ -34,6 +34,7 @@ PAGE = 512
 ITEMS = 24
 CHUNK_PAGES = 4
 _SEPARATOR = 5
+_LEAST, _ENDING = 16, 8  # of a leaf's entries; one hash in so many ends a leaf that has these
 _MAX_LEVEL = 3
 _HEAD = struct.Struct(">BBH4x")
 _LEAF_ITEM = struct.Struct(">16sBI")
@@ -48,10 +49,18 @@ def _page(level: int, first_child: int, items: list[bytes]) -> bytes:
 
 
 def _leaves(entries: list[Entry]) -> Iterator[list[Entry]]:
-    """Runs of at most 24, never cut between entries whose separators are equal."""
+    """Runs of at most 24, never cut between entries whose separators are equal.
+
+    Where a run ends is up to the entries themselves (past 16, one in eight ends it), so that a
+    change moves the ends near it only: stations take all other leaves from the list they have.
+    """
     start = 0
     while start < len(entries):
         end = min(start + ITEMS, len(entries))
+        for i in range(start + _LEAST, end):
+            if entries[i - 1][0][-1] % _ENDING == 0:
+                end = i
+                break
         while start < end < len(entries) and (
             entries[end][0][:_SEPARATOR] == entries[end - 1][0][:_SEPARATOR]
         ):
