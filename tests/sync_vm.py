@@ -15,6 +15,7 @@ from chargekeep.ledger.ring import Ledger
 from chargekeep.sync.inbox import Inbox
 from chargekeep.sync.mqtt import MqttClient
 from chargekeep.sync.outbox import Outbox
+from chargekeep.sync.transport import Transport, tls_context
 
 with open(sys.argv[1]) as f:  # an argument of more than 255 bytes crashes the VM
     settings = json.load(f)
@@ -28,6 +29,11 @@ def say(**event):
 class Clock:
     def stamp(self):
         return [1_800_000_000, 3, 1, time.ticks_ms() // 1000]
+
+
+def read(path):
+    with open(path, "rb") as f:
+        return f.read()
 
 
 def count(code, detail=""):
@@ -60,12 +66,18 @@ async def main():
         body = cbor.loads(payload)
         return body[10], body[11], body[12]
 
-    def connect():
-        return asyncio.open_connection("127.0.0.1", settings["port"])
+    context = None
+    if "psk" in settings:
+        identity, key = settings["psk"]
+        context = tls_context(psk=(identity, unhexlify(key)))
+    elif "ca" in settings:
+        files = [settings.get(name) for name in ("ca", "certificate", "key")]
+        context = tls_context(*[path and read(path) for path in files])
+    transport = Transport(settings.get("host", "127.0.0.1"), settings["port"], context)
 
     base = "chargekeep/1/%s/%s/up/connection" % (SITE, STATION)
     client = MqttClient(
-        connect,
+        transport.open,
         STATION,
         count,
         user=STATION,
@@ -98,11 +110,14 @@ async def main():
     tasks = [asyncio.create_task(client.run()), asyncio.create_task(outbox.run())]
     began = time.ticks_ms()
     say(ready=ledger.head[0], backlog=ledger.backlog)
-    session = slots = 0
+    session = slots = connected = 0
     while True:
         if client.session != session:
             session = client.session
             say(session=session)
+        if client.connected and not connected:
+            connected = 1
+            say(connected=connected)
         if ledger.acknowledged != slots:
             slots = ledger.acknowledged
             ms = time.ticks_diff(time.ticks_ms(), began)

@@ -198,9 +198,13 @@ class MqttClient:
         except ChargekeepError as e:
             self._fail(e)
         except (OSError, EOFError) as e:
-            self._fail(ChargekeepError(errors.SYNC_CLOSED, str(e)))
-        except Exception as e:  # of a handler, or no memory: the supervisor must live on
-            self._fail(ChargekeepError(errors.UNEXPECTED, repr(e)))
+            code = errors.SYNC_CLOSED if self.connected else errors.SYNC_CONNECT
+            self._fail(ChargekeepError(code, str(e)))
+        except Exception as e:
+            # Before the CONNACK it is mbedTLS with its ValueError about a certificate; later a
+            # handler's bug, or no memory.
+            code = errors.UNEXPECTED if self.connected else errors.SYNC_CONNECT
+            self._fail(ChargekeepError(code, repr(e)))
 
     def _fail(self, error):
         if self._failure is None:
