@@ -45,7 +45,7 @@ def test_what_is_refused():
 
 
 def test_settings_have_a_number_each_and_defaults_in_range():
-    numbers = [s[0] for s in config._SETTINGS]
-    names = [s[1] for s in config._SETTINGS]
+    numbers = [s[0] for s in config.rows()]
+    names = [s[1] for s in config.rows()]
     assert numbers == sorted(set(numbers)) and len(set(names)) == len(names)
-    Config({s[0]: s[2] for s in config._SETTINGS})
+    Config({s[0]: s[2] for s in config.rows()})

@@ -101,7 +101,7 @@ def test_settings_and_commands_are_those_of_the_firmware():
     from chargekeep import config
     from chargekeep.authorization import command
 
-    assert policy.SETTINGS == {row[1]: row[0] for row in config._SETTINGS}
+    assert policy.SETTINGS == {row[1]: row[0] for row in config.rows()}
     assert {n: len(a) for n, a in policy.COMMANDS.values()} == command._COUNT
 
 

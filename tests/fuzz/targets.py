@@ -87,7 +87,7 @@ def fuzz_object(data):
 def fuzz_config(data):
     settings = cbor.loads(data)
     made = config.Config(settings)
-    for number, name, _, low, high in config._SETTINGS:
+    for number, name, _, low, high in config.rows():
         value = getattr(made, name)
         if type(value) is int and not low <= value <= high:
             raise Accepted("setting %d" % number)
