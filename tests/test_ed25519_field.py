@@ -48,15 +48,6 @@ def test_field_long():
     _field(100_000, 2)
 
 
-def test_invert_program():
-    """The power that ports without `invert` use."""
-    machine = curve.Machine()
-    for a in (0, 1, 2, P - 1, 2**200 + 12345):
-        machine[A] = a
-        machine.run(curve._INVERT)
-        assert machine[curve._E] == pow(a, P - 2, P)
-
-
 def _entries(table):
     return [
         tuple(int.from_bytes(table[at + 32 * i : at + 32 * i + 32], "little") for i in range(3))

@@ -127,7 +127,7 @@ class Core:
             if isinstance(arg, int):
                 words.append(arg)
                 continue
-            if isinstance(arg, bytearray):  # the same object is the same memory
+            if not memoryview(arg).readonly:  # the same object is the same memory
                 known = [a for a, b in buffers if b is arg]
                 if known:
                     words.append(known[0])
@@ -208,7 +208,8 @@ def load_credential():
     micropython.asm_thumb = asm
     sys.implementation._mpy = ARMV6M << 10
     try:
-        names = ("field_thumb", "product_thumb", "sha512_thumb", "sha512", "curve", "ed25519")
+        names = ("field_thumb", "product_thumb", "invert_thumb")
+        names += ("sha512_thumb", "sha512", "curve", "ed25519")
         modules = {name: importlib.import_module(f"{prefix}.{name}") for name in names}
     finally:
         del micropython.asm_thumb

@@ -12,7 +12,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 CREDENTIAL = ROOT / "firmware" / "chargekeep" / "credential"
 # What verification and signing load on RP2040.
-MODULES = ("curve", "ed25519", "field_thumb", "product_thumb", "sha512", "sha512_thumb")
+MODULES = ("curve", "ed25519", "field_thumb", "product_thumb", "invert_thumb")
+MODULES += ("sha512", "sha512_thumb")
 sys.path[:0] = [
     str(ROOT / folder) for folder in ("tests/rp2040", "tests/shim", "tests", "firmware")
 ]
@@ -49,6 +50,7 @@ def _cycles() -> dict[str, float]:
     return {
         "ed25519_verify_rp2040_cycles": sum(parts.values()),
         "ed25519_verify_sha512_rp2040_cycles": parts["blocks"],
+        "ed25519_verify_inversion_rp2040_cycles": parts["invert"],
         "ed25519_sign_rp2040_cycles": sign,
         "ed25519_prepare_rp2040_cycles": prepare,
         "ed25519_field_mul_rp2040_cycles": spent["C=A*B"] - spent[""],

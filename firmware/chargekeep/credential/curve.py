@@ -65,17 +65,16 @@ _ADD_ENTRY = _program(
 )
 _COLUMN = _DOUBLE + _program("J=0@0") + _ADD_ENTRY
 _COLUMN_2 = _COLUMN + _program("T=E*H J=1@1") + _ADD_ENTRY
-# E = A^(2^250 - 1), by the exponents 9, 11 (kept in G) and 2^n - 1 for 5, 10, 20, 40, 50, 100, 200
-_POWER = _program(
-    "C=A^1 E=C^2 E=E*A G=C*E C=G^1 C=C*E E=C^5 C=C*E E=C^10 E=E*C F=E^20 E=E*F E=E^10 C=C*E "
-    "E=C^50 E=E*C F=E^100 E=E*F E=E^50 E=E*C"
-)
-_INVERT = _POWER + _program("E=E^5 E=E*G")  # E = A^(p - 2)
-_COPY_Z = _program("A=Z+O")
 _AFFINE = _program("X=X*E Y=Y*E")
 _SCALE = _program("A=A*Z B=B*Z")
 
-# The rest makes tables. U, V = y^2 - 1, d y^2 + 1 (Z is 1); X = U V^3 (U V^7)^((p - 5) / 8), the
+# The rest makes tables.
+# E = A^(2^250 - 1), by the exponents 9, 11 and 2^n - 1 for n = 5, 10, 20, 40, 50, 100, 200
+_POWER = _program(
+    "C=A^1 E=C^2 E=E*A C=C*E C=C^1 C=C*E E=C^5 C=C*E E=C^10 E=E*C F=E^20 E=E*F E=E^10 C=C*E "
+    "E=C^50 E=E*C F=E^100 E=E*F E=E^50 E=E*C"
+)
+# U, V = y^2 - 1, d y^2 + 1 (Z is 1); X = U V^3 (U V^7)^((p - 5) / 8), the
 # root of U / V or -U / V (RFC 8032 section 5.1.3); A = V X^2, that is U or -U.
 _ROOT = (
     _program("A=Y^1 U=A-Z V=A*D V=V+Z A=V^1 A=A*V B=A*U A=A^1 A=A*V A=A*U")
@@ -93,16 +92,6 @@ _RESCALE_ADD = _program("T=X*Y X=X*Z Y=Y*Z Z=Z^1") + _ADD_CACHED
 # U = 1 / (product of Z up to this entry), V = product of those before; J, K, L = the entry
 _NORMALIZE = _program("A=U*V U=U*Z X=X*A Y=Y*A J=Y+X K=Y-X L=X*Y L=L*D")
 _TIMES_Z = _program("V=V*Z")
-_COPY_V = _program("A=V+O")
-_TO_U = _program("U=E+O")
-
-
-def _invert(machine, register, copy):
-    # E = 1 / register; `copy` is the program that copies it to A.
-    if hasattr(machine, "invert"):
-        machine.invert(_E, register)
-    else:
-        machine.run(copy + _INVERT)
 
 
 def _identity(machine):
@@ -130,7 +119,7 @@ def _evaluate(machine, program):
 
 
 def _affine(machine):
-    _invert(machine, _Z, _COPY_Z)
+    machine.invert(_E, _Z)
     machine.run(_AFFINE)
     return machine[_X], machine[_Y]
 
@@ -252,7 +241,7 @@ def _build(machine, table):
         load(_X, 3, table, 96 * (m - (1 << j)))
         run(_RESCALE_ADD)
         store(_X, 3, table, 96 * m)
-        if m & 7 == 7:
+        if m & 3 == 3:
             yield
     # All 64 denominators with one inversion (Montgomery's trick).
     machine[_V] = 1
@@ -260,12 +249,11 @@ def _build(machine, table):
         store(_V, 1, scratch, 32 * m)
         load(_Z, 1, table, 96 * m + 64)
         run(_TIMES_Z)
-        if m & 7 == 7:
+        if m & 3 == 3:
             yield
-    _invert(machine, _V, _COPY_V)
-    run(_TO_U)
+    machine.invert(_U, _V)
     for m in range(_ENTRIES - 1, -1, -1):
-        if m & 7 == 7:
+        if m & 3 == 3:
             yield
         load(_V, 1, scratch, 32 * m)
         load(_X, 3, table, 96 * m)

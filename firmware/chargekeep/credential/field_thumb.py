@@ -5,6 +5,7 @@
 import micropython
 from micropython import const
 
+from chargekeep.credential.invert_thumb import invert
 from chargekeep.credential.product_thumb import address
 
 _P = const(0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFED)
@@ -45,6 +46,12 @@ class Machine:
         """Write `count` registers from `register` on to `offset`; `load` reads them back."""
         at = _HEAD + 32 * register
         buffer[offset : offset + 32 * count] = memoryview(self._state)[at : at + 32 * count]
+
+    def invert(self, d, a):
+        """Register d = 1 / register a; 0 for 0."""
+        self[d] = self[a]
+        at = _HEAD + 32 * d
+        invert(memoryview(self._state)[at : at + 32])
 
     def run(self, program, top=0, times=1):
         """Run `program` `times` over; SELECT takes column `top`, then the one below, and so on."""
