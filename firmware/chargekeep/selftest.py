@@ -14,13 +14,9 @@ _RELAY_MS = const(500)
 
 
 def _meter(board):
-    from chargekeep.metering import sdm630
-    from chargekeep.metering.meter import ModbusMeter
-    from chargekeep.metering.modbus import Master
+    from chargekeep.metering.wired import open_meter
 
-    wiring = board.wiring["meter"]
-    master = Master(board.uart("meter"), wiring.get("baudrate", sdm630.BAUDRATE))
-    meter = ModbusMeter(master, sdm630, wiring.get("address", 1))
+    meter = open_meter(board)
     started = time.ticks_ms()
     meter.begin()
     while not meter.poll():

@@ -10,22 +10,8 @@ from chargekeep_tools.options import JsonOption, new_app, show, table
 
 app = new_app("Find the meters on a board's bus.")
 
-# Runs on the board, with its wiring; prints one JSON object. The program there is interrupted
-# first, so nothing else uses the bus.
-_SCAN = """
-import asyncio, json
-from chargekeep.board import open_board
-from chargekeep.metering.modbus import Master
-from chargekeep.metering.scan import scan
-board = open_board()
-wiring = board.wiring.get("meter") or {}
-uart = board.uart("meter")
-found = []
-if uart:
-    master = Master(uart, wiring.get("baudrate", 9600), reply_ms=120)
-    asyncio.run(scan(master, lambda *what: found.append(what), range(%d, %d)))
-print(json.dumps({"wired": bool(uart), "found": found}))
-"""
+# Runs on the board, whose program is interrupted first, so that nothing else uses the bus.
+_SCAN = "from chargekeep.metering.scan import run; run(%d, %d)"
 _SECONDS_EACH = 3  # an address where something answers is asked several times
 
 
@@ -33,7 +19,7 @@ def scan(port: str, first: int = 1, last: int = 247) -> list[dict[str, Any]]:
     """`address, family, register_wh, power_w` of all who answer; family "" is none we know."""
     with opened(port) as device:
         result = device.call(
-            _SCAN % (first, last + 1), timeout=20 + _SECONDS_EACH * (last - first)
+            _SCAN % (first, last), timeout=20 + _SECONDS_EACH * (last - first)
         )
     if not result["wired"]:
         raise ToolError(

@@ -1,14 +1,12 @@
 # ABB B21 (one phase), B23 and B24 (three phases). Registers: "B23/B24 User Manual", document
 # 2CMC485003M0201, section 9.4: holding registers, high word first; a value that is not measured
-# has all bits set (signed: 0x7FFF...).
+# has all bits set (signed: 0x7FFF...). As delivered: 19,200 baud, even parity (section 5.4.1).
 
 from micropython import const
 
 from chargekeep.metering.meter import ENERGY, ENERGY_EXPORT, FREQUENCY, POWER, S32, U16, U64
 
 NAME = "ABB B21/B23"
-BAUDRATE = const(19200)  # section 5.4.1: even parity
-PARITY = 0
 FUNCTION = const(3)
 ROLLOVER_WH = const(0)
 RESOLUTION_WH = const(10)

@@ -7,8 +7,6 @@ from micropython import const
 from chargekeep.metering.meter import ENERGY, ENERGY_EXPORT, FREQUENCY, POWER, S16, S32W
 
 NAME = "EM340"
-BAUDRATE = const(9600)
-PARITY = None
 FUNCTION = const(4)
 ROLLOVER_WH = const(0)
 RESOLUTION_WH = const(100)

@@ -91,10 +91,10 @@ def decode(buf, i, encoding, scale):
 class ModbusMeter:
     """A meter of `family` at `address` on the bus of `master`.
 
-    A family is a module with NAME, BAUDRATE and PARITY as delivered, FUNCTION, ROLLOVER_WH (0: it
-    has none that matters), RESOLUTION_WH (the step of its register), IDENTITY (see scan.py) and
-    BLOCKS, a tuple of (first register, register count, fields), a field being (offset in
-    registers, measurand, encoding, scale). No two blocks of a family have the same length, so
+    A family is a module with NAME, FUNCTION, ROLLOVER_WH (0: it has none that matters),
+    RESOLUTION_WH (the step of its register), IDENTITY (see scan.py) and BLOCKS, a tuple of
+    (first register, register count, fields), a field being (offset in registers, measurand,
+    encoding, scale). No two blocks of a family have the same length, so
     that no late reply can stand in for another. `begin` and `poll` read all blocks once; then
     `register_wh` and `power_w` (None if the meter tells none) are of that reading, and `values`
     has everything.

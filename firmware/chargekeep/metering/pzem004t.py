@@ -7,8 +7,6 @@ from micropython import const
 from chargekeep.metering.meter import CURRENT, ENERGY, FREQUENCY, POWER, U16, U32W, VOLTAGE
 
 NAME = "PZEM-004T"
-BAUDRATE = const(9600)
-PARITY = None
 FUNCTION = const(4)
 ROLLOVER_WH = const(10000000)
 RESOLUTION_WH = const(1)

@@ -3,9 +3,16 @@
 # operation.
 
 import asyncio
+import json
 
+from micropython import const
+
+from chargekeep.board import open_board
 from chargekeep.errors import METER_EXCEPTION, METER_NOT_A_NUMBER, METER_TIMEOUT, ChargekeepError
 from chargekeep.metering.meter import FREQUENCY, VOLTAGE, ModbusMeter
+from chargekeep.metering.modbus import Master
+
+_REPLY_MS = const(120)  # 247 addresses are to be asked in about half a minute
 
 FAMILIES = ("sdm630", "sdm72", "sdm120", "sdm230", "abb_b2x", "em340", "em24", "pzem004t")
 
@@ -83,3 +90,14 @@ async def scan(master, found, addresses=range(1, 248), names=FAMILIES):
             except ChargekeepError:
                 pass  # it did answer a moment ago: shown without a reading
         found(address, name, register, power)
+
+
+def run(first, last):
+    """Scan the addresses `first` to `last` of this board's bus and print one JSON object."""
+    board = open_board()
+    uart = board.uart("meter")
+    rows = []
+    if uart:
+        master = Master(uart, board.wiring["meter"].get("baudrate", 9600), reply_ms=_REPLY_MS)
+        asyncio.run(scan(master, lambda *row: rows.append(row), range(first, last + 1)))
+    print(json.dumps({"wired": bool(uart), "found": rows}))

@@ -1,5 +1,6 @@
 # Eastron SDM120-Modbus, one phase. Registers: "SDM120-Modbus Smart Meter Modbus Protocol
 # Implementation V2.4", input registers, each a float32. Registers between those named read as 0.
+# As delivered: 2400 baud, no parity.
 
 from micropython import const
 
@@ -14,8 +15,6 @@ from chargekeep.metering.meter import (
 )
 
 NAME = "SDM120"
-BAUDRATE = const(2400)  # factory setting
-PARITY = None
 FUNCTION = const(4)
 ROLLOVER_WH = const(0)
 RESOLUTION_WH = const(1)

@@ -6,8 +6,6 @@ from micropython import const
 from chargekeep.metering import sdm120
 
 NAME = "SDM230"
-BAUDRATE = const(9600)
-PARITY = None
 FUNCTION = const(4)
 ROLLOVER_WH = const(0)
 RESOLUTION_WH = const(1)

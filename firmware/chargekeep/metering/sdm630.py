@@ -1,15 +1,13 @@
 # Eastron SDM630-Modbus, three phases. Registers: "SDM630Modbus Smart Meter Modbus Protocol
 # Implementation V1.5", table of input registers (30001 + address), each a float32. One request
 # of 24 registers covers power, frequency and energy (up to 80 are allowed), so all are of one
-# instant.
+# instant. As delivered: 9600 baud, no parity, address 1.
 
 from micropython import const
 
 from chargekeep.metering.meter import ENERGY, ENERGY_EXPORT, F32, FREQUENCY, POWER
 
 NAME = "SDM630"
-BAUDRATE = const(9600)  # factory setting 9600 8N1, address 1
-PARITY = None
 FUNCTION = const(4)
 ROLLOVER_WH = const(0)
 RESOLUTION_WH = const(1)

@@ -1,6 +1,10 @@
 # The meter that config.json names. Only its own modules are loaded.
 
+from micropython import const
+
 from chargekeep.errors import CONFIG, ChargekeepError
+
+_BAUDRATE = const(9600)  # where the wiring names none, as boards open the UART
 
 
 def open_meter(board):
@@ -22,12 +26,13 @@ def open_meter(board):
         return Iec62056Meter(uart, lambda rate: uart.init(baudrate=rate))
     try:
         family = __import__("chargekeep.metering." + name, None, None, ["NAME"])
-        baudrate = wiring.get("baudrate", family.BAUDRATE)
-    except (ImportError, AttributeError):
+    except (ImportError, ValueError):
+        family = None
+    if not hasattr(family, "BLOCKS"):
         raise ChargekeepError(CONFIG, "meter family %s" % name)
     from chargekeep.metering.meter import ModbusMeter
     from chargekeep.metering.modbus import Master
 
     pin = board.pin("direction")
-    master = Master(uart, baudrate, direction=pin and pin.value)
+    master = Master(uart, wiring.get("baudrate", _BAUDRATE), direction=pin and pin.value)
     return ModbusMeter(master, family, wiring.get("address", 1))

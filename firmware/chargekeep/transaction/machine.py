@@ -306,7 +306,7 @@ class Machine:
         memory = recall.Memory(self._ledger)
         # Needed once: a kilobyte of RAM to have back.
         sys.modules.pop(recall.__name__, None)
-        del sys.modules["chargekeep.transaction"].recall
+        delattr(sys.modules["chargekeep.transaction"], "recall")
         if memory.ended:
             self._used(memory.ended, memory.ended_wh)
             self.ended = None if memory.attested else memory.ended
