@@ -66,7 +66,7 @@ def test_a_running_charger_answers_and_is_updated(home, tmp_path):
         assert {1, 8} <= {found["type"] for found in records}  # boot, objects accepted
         assert [r["seq"] for r in records] == sorted({r["seq"] for r in records})
         newest = list(live.logs(board.port))
-        assert newest and newest[-1]["seq"] == records[-1]["seq"]
+        assert newest[-1]["seq"] >= records[-1]["seq"]
         found = ask(board.port, "diagnose")
         assert found["log"]["sectors"] == 64 and found["counters"][10] == 1  # version floor
         with pytest.raises(ToolError) as caught:

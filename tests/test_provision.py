@@ -292,7 +292,7 @@ def check_cuts(home, tmp_path, seeds):
 
 
 def test_provisioning_goes_on_after_power_cuts(home, tmp_path):
-    assert check_cuts(home, tmp_path, range(2)) > 0
+    assert check_cuts(home, tmp_path, [0]) > 0
 
 
 @pytest.mark.nightly

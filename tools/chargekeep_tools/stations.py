@@ -24,7 +24,6 @@ from chargekeep_tools.options import (
     table,
     utc,
 )
-from chargekeep_tools.programs import firmware_root
 from chargekeep_tools.provision import network_map, provision
 from chargekeep_tools.upload import Progress
 
@@ -38,7 +37,7 @@ BundleOption = Annotated[
     Path | None, typer.Option("--bundle", help="Upload the firmware in this bundle.")
 ]
 WiringOption = Annotated[
-    Path | None, typer.Option("--wiring", help="config.json for the board [that of the sources].")
+    Path | None, typer.Option("--wiring", help="config.json for the board [that of the bundle].")
 ]
 WifiOption = Annotated[
     str | None,
@@ -82,11 +81,8 @@ class Job:
             how["bundle"] = bundle.load(path)
         elif board is not None:
             how["bundle"] = bundle.build(self.home, self.site, board)
-        if "bundle" in how:
-            kind = board or _BOARD_OF[how["bundle"].listed[11]]
-            wiring = wiring or firmware_root() / "boards" / kind / "config.json"
-            how["wiring"] = wiring.read_bytes()
-            json.loads(how["wiring"])
+        if wiring is not None:
+            how["wiring"] = _read_wiring(wiring)
         how["network"] = network_map(
             wifi=(wifi, _wifi_password(wifi)) if wifi else None,
             broker=_host_and_port(broker, 8883 if tls else 1883) if broker else None,
@@ -112,7 +108,13 @@ class Job:
         return public(record) | {"label": str(page)}
 
 
-_BOARD_OF = {"RP2": "RPI_PICO_W", "ESP32": "ESP32_GENERIC", "UNIX": "UNIX"}
+def _read_wiring(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+        json.loads(data)
+    except (OSError, ValueError) as error:
+        raise ToolError(f"{path}: {error}", Exit.USAGE, "see boards/*/config.json")
+    return data
 
 
 def public(record: dict[str, Any]) -> dict[str, Any]:
