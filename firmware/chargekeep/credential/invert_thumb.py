@@ -259,7 +259,7 @@ def invert(r0):
     data(2, 0xC03C)  # stmia r0!, {r2-r5}
     b(finish)
 
-    # The numbers after the spare words at r0 and r1, times the matrix, over 2^15. Carries in r2, r3
+    # The numbers after the spare words at r0, r1, times the matrix, over 2^15. Carries in r2, r3
     # at first, the last limbs in the end.
 
     label(combine)
