@@ -36,3 +36,15 @@ def meter(
                 print(f"{played.wh:.1f} Wh, {played.requests} requests", flush=True)
         except KeyboardInterrupt:
             pass
+
+
+@app.command()
+def fleet(
+    chargers: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 20,
+    minutes: Annotated[int, typer.Option(min=1, help="Simulated time to live.")] = 1440,
+    online: Annotated[float, typer.Option(min=0.01, max=1, help="Share of time online.")] = 0.3,
+) -> None:
+    """Play many chargers on flapping networks, and check that every Wh is billed once."""
+    from chargekeep_tools.sim import fleet as fleets
+
+    raise typer.Exit(fleets.play(chargers, minutes, online))

@@ -136,9 +136,7 @@ class Replica:
 
     def body(self, after: int, most: int = 32) -> dict[int, Any] | None:
         """The payload of the batch after slot `after`: whole records in about `most` slots."""
-        end = min(after + most, len(self.slots))
-        while end < len(self.slots) and not self.slots[end - 1].short[1] & _LAST:
-            end += 1
+        end = self.end_of(after, most)
         if end <= after:
             return None
         runs: list[list[Any]] = []
@@ -157,15 +155,20 @@ class Replica:
             13: runs,
         }
 
+    def end_of(self, after: int, most: int = 32) -> int:
+        """The last slot of the batch after slot `after`."""
+        end = min(after + most, len(self.slots))
+        while 0 < end < len(self.slots) and not self.slots[end - 1].short[1] & _LAST:
+            end += 1
+        return end
+
     def batches(self, after: int | None = None, most: int = 32) -> list[bytes]:
         """Signed batches of all slots after `after` [what is acknowledged]."""
         found = []
         at = self.acknowledged if after is None else after
         while (body := self.body(at, most)) is not None:
             found.append(wire.seal_sign1(wire.BATCH, self.key, body))
-            while self.slots[at].link != body[13][-1][3]:
-                at += 1
-            at += 1
+            at = self.end_of(at, most)
         return found
 
     def acknowledge(self, body: dict[int, Any]) -> None:
