@@ -60,6 +60,18 @@ def test_started_is_durable_before_power_flows():
     assert body[4] == w.meter.wh == 180200 + settled(w)
 
 
+def test_the_end_is_the_register_after_power_was_withdrawn():
+    w, m = ready(demand_w=22000)
+    for part in (0.25, 0.5, 0.75):
+        m.start(Decision())
+        w.run(20 + part)
+        before = m._sampler.register_wh
+        m.stop()
+        w.run(2)
+        assert before < w.bodies(terms.RECORD_ENDED)[-1][4] == w.meter.wh, part
+    assert not w.bodies(terms.RECORD_UNATTRIBUTED)
+
+
 def test_the_register_is_recorded_as_found():
     w, _ = ready()
     assert kinds(w) == [terms.RECORD_METER_VALUE]

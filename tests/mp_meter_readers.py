@@ -190,7 +190,7 @@ class ModeC:
         self.offered = offered
         self.baudrate = 300
         self.at = None
-        self.answer = b""
+        self.answer = self.coming = b""
 
     def set_baudrate(self, rate):
         self.baudrate = rate
@@ -219,7 +219,9 @@ class ModeC:
         if self.at is not None and self.clock.now >= self.at:
             self.at = None
             # At another rate than ours there is only rubbish.
-            self.line.coming += bytes(self.answer) if self.rate == self.baudrate else b"\xff" * 9
+            self.coming = bytes(self.answer) if self.rate == self.baudrate else b"\xff" * 9
+        self.line.coming += self.coming[:3]
+        self.coming = self.coming[3:]
 
 
 READOUT = "F.F(00)\r\n0.0.0(12345678)\r\n1-0:1.8.0*255(000180.200*kWh)\r\n1.7.0(11.04*kW)\r\n"
@@ -234,7 +236,7 @@ def read_out(readout=READOUT, spoil=None, **other):
         clock.now += 20
         peer.poll()
         if spoil:
-            peer.line.coming = spoil(peer.line.coming)
+            peer.coming = spoil(peer.coming)
         if meter.poll():
             return meter
     raise AssertionError("no end")
