@@ -31,6 +31,7 @@ class MachineBoard(Board):
         return wiring and machine.UART(
             wiring["uart"],
             baudrate=wiring.get("baudrate", 9600),
+            parity=wiring.get("parity"),
             tx=machine.Pin(wiring["tx"]),
             rx=machine.Pin(wiring["rx"]),
             rxbuf=512,

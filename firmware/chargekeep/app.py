@@ -53,6 +53,8 @@ _HOST = const(3)
 _PORT = const(4)
 _USER = const(5)
 _PASSWORD = const(6)
+_TLS = const(7)
+_CA = const(8)
 
 
 class App:
@@ -118,10 +120,11 @@ class App:
 
     def _wire_network(self, settings):
         me = self.identity
-        host, port = settings.get(_HOST), settings.get(_PORT)
         count = self.health.count
+        interface = self.board.network()
+        self._networked = _HOST in settings
         self.client = MqttClient(
-            lambda: asyncio.open_connection(host, port),
+            self._networked and _transport(settings, interface).open,
             me.station,
             count,
             user=settings.get(_USER),
@@ -145,11 +148,9 @@ class App:
         self.inbox = Inbox(self.client, me.site, me.station, handlers, count)
         self._refresh = False  # what came before the trust list that vouches for it comes again
         self._chunk = None  # topic levels of the allowlist chunk that is subscribed to
-        interface = self.board.network()
         self.wifi = interface and Wifi(
             interface, settings.get(_SSID), settings.get(_WIFI_PASSWORD), count
         )
-        self._networked = host is not None
 
     # What the parts ask of each other
 
@@ -384,6 +385,15 @@ class App:
             if self.wifi:
                 supervisor.add("wifi", self.wifi.run)
         await supervisor.run()
+
+
+def _transport(settings, interface):
+    # Loaded where there is a broker only: a board without a radio lacks what it needs.
+    from chargekeep.sync.transport import Transport, tls_context
+
+    tls = tls_context(settings.get(_CA)) if settings.get(_TLS) else None
+    dns = interface and (lambda: interface.ifconfig()[3])
+    return Transport(settings[_HOST], settings[_PORT], tls, dns)
 
 
 def main():
