@@ -9,19 +9,18 @@ UARTs, its relay, its own time. Three kinds of board keep it:
 - `SerialBoard` (serialport.py): a board on a port, with a switch for its power and a serial
   adapter in the meter's place where there are such.
 
-A test that uses the contract only runs on all of them:
-
-    from chargekeep_tools.bench import open_board
-    from chargekeep_tools.bench.peers import Meter
+What uses the contract only runs on all of them. example.py is such a bench in one page, and
+tests/bench the project's own:
 
     with open_board("unix", folder) as board:     # or "RPI_PICO", "RPI_PICO_W", "/dev/ttyACM0"
-        board.meter = Meter(wh=180_200)
         board.commission(home, "site", "station")
+        board.power_cut()
         board.power_on()
-        assert board.present(entitlement)["accepted"]
-        board.run(20, until=lambda: board.permits)
+        assert board.present(entitlement) == "ACCEPTED 1"
+        assert board.run(20, until=lambda: board.permits)
         board.power_cut()
 
+A meter of another kind is a `Peer` (peers.py) in place of `board.meter` before power comes on.
 Images for the emulator are named by the environment: CHARGEKEEP_RP2_IMAGE (RPI_PICO) and
 CHARGEKEEP_RP2_W_IMAGE (RPI_PICO_W), each the path of a .uf2 file.
 """
