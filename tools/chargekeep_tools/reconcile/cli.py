@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import sqlalchemy as sa
 import typer
+from sqlalchemy.exc import OperationalError
 
 from chargekeep_tools import keys, wire
 from chargekeep_tools.codes import Exit, ToolError
@@ -113,11 +114,20 @@ def run_command(
     names = sorted(partition or ())
     client_id = "-".join(["chargekeep-reconciler", *names])
     topics = [TOPIC[:-1] + name for name in names] or [TOPIC]
-    source = MqttSource(broker, client_id, topics)
-    reconciler = reconciler_for(Home(home), engine_for(home, database), key, source.publish)
     ending: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ending.append(1))
+    source = MqttSource(broker, client_id, topics)
+    while True:
+        try:
+            engine = engine_for(home, database)
+            break
+        except OperationalError as error:  # it may come up after us
+            logging.error("database: %s", error)
+            if ending:
+                return
+            time.sleep(1)
+    reconciler = reconciler_for(Home(home), engine, key, source.publish)
     give_up = None if seconds is None else time.monotonic() + seconds
     source.run(
         reconciler, lambda: bool(ending) or (give_up is not None and time.monotonic() > give_up)

@@ -4,12 +4,17 @@ others but `exceptions.resolved` and `tariffs` follow from it.
 Energy is in whole Wh, money in 1/10000 of the currency unit, time in unix seconds.
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 
 metadata = sa.MetaData()
 
 # SQLite counts in its own 64-bit rowid only where the type is INTEGER.
 _Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+# Rows of one commit are written in whatever order is cheapest.
+_LATE: dict[str, Any] = {"deferrable": True, "initially": "DEFERRED"}
 
 logs = sa.Table(
     "logs",
@@ -118,7 +123,7 @@ bills = sa.Table(
     sa.Column("start_amount", sa.BigInteger, nullable=False),
     sa.Column("total", sa.BigInteger, nullable=False),
     sa.Column("flags", sa.String, nullable=False),
-    sa.ForeignKeyConstraint(["log", "tx"], ["transactions.log", "transactions.tx"]),
+    sa.ForeignKeyConstraint(["log", "tx"], ["transactions.log", "transactions.tx"], **_LATE),
     # No Wh of a meter is sold twice: ranges of a segment begin at different registers, and the
     # projection refuses one that begins before the last one's end.
     sa.UniqueConstraint("log", "evse", "segment", "register_from"),
@@ -133,7 +138,7 @@ adjustments = sa.Table(
     sa.Column("seq", sa.BigInteger, primary_key=True),  # the record that came late
     sa.Column("energy_wh", sa.BigInteger, nullable=False),
     sa.Column("total", sa.BigInteger, nullable=False),
-    sa.ForeignKeyConstraint(["log", "tx"], ["bills.log", "bills.tx"]),
+    sa.ForeignKeyConstraint(["log", "tx"], ["bills.log", "bills.tx"], **_LATE),
 )
 
 exceptions = sa.Table(

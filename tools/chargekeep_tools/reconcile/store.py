@@ -60,7 +60,7 @@ class Outcome:
 
 def connect(url: str) -> sa.Engine:
     """An engine for `url` with the schema up to date. SQLite commits reach the disk (FULL)."""
-    engine = sa.create_engine(url)
+    engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
     if engine.dialect.name == "sqlite":
 
         @event.listens_for(engine, "connect")
@@ -68,6 +68,7 @@ def connect(url: str) -> sa.Engine:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA busy_timeout = 10000")
+            connection.execute("PRAGMA foreign_keys = ON")
 
     migrate(engine)
     return engine

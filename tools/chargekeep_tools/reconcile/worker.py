@@ -17,7 +17,7 @@ import paho.mqtt.client as mqtt
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from paho.mqtt.enums import CallbackAPIVersion
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from chargekeep_tools import wire
 from chargekeep_tools.codes import Exit, ToolError
@@ -207,17 +207,17 @@ class MqttSource:
         before = len(self.messages)
         code = self.client.loop(timeout=0 if before else _IDLE_S)
         waiting = len(self.messages)
-        if waiting and (waiting == before or waiting >= _GROUP):
-            group, self.messages = self.messages, []
-            try:
+        try:
+            if waiting and (waiting == before or waiting >= _GROUP):
+                group, self.messages = self.messages, []
                 reconciler.take(group)
-            except OperationalError as error:
-                # Nothing was acknowledged: the broker keeps the messages for the next connection.
-                log_.error("database: %s", error)
-                self.client.disconnect()
-                return False
-        elif not waiting:
-            reconciler.project()
+            elif not waiting:
+                reconciler.project()
+        except DBAPIError as error:
+            # Nothing was acknowledged: the broker keeps the messages for the next connection.
+            log_.error("database: %s", error)
+            self.client.disconnect()
+            return False
         return code == mqtt.MQTT_ERR_SUCCESS
 
     def _on_connect(self, client: Any, userdata: Any, flags: Any, reason: Any, _: Any) -> None:

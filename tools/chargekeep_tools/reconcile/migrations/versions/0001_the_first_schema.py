@@ -134,6 +134,8 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["log", "tx"],
             ["transactions.log", "transactions.tx"],
+            deferrable=True,
+            initially="DEFERRED",
         ),
         sa.PrimaryKeyConstraint("log", "tx"),
         sa.UniqueConstraint("log", "evse", "segment", "register_from"),
@@ -146,8 +148,7 @@ def upgrade() -> None:
         sa.Column("energy_wh", sa.BigInteger(), nullable=False),
         sa.Column("total", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(
-            ["log", "tx"],
-            ["bills.log", "bills.tx"],
+            ["log", "tx"], ["bills.log", "bills.tx"], deferrable=True, initially="DEFERRED"
         ),
         sa.PrimaryKeyConstraint("log", "tx", "seq"),
     )
