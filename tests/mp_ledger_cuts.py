@@ -33,6 +33,10 @@ def open_ledger(device, store):
     return ledger
 
 
+def listed(ledger):
+    return [(seq, kind, body[4:]) for seq, kind, body in ledger.records()]
+
+
 class Workload:
     """Appends, groups, counters, acknowledgements and pre-erases, and what is due at each cut.
 
@@ -108,16 +112,27 @@ class Workload:
             self.append(1)
 
 
+def missing(expected, shown, acknowledged):
+    """The first of `expected` that the host has not got and that `shown` lacks, or None."""
+    seen = {r[0]: r for r in shown}
+    for r in expected:
+        if r[0] > acknowledged and seen.get(r[0]) != r:
+            return r
+    return None
+
+
 def check(ledger, work, boot=None):
     """What the ledger shows after a cut must be what is due. Returns it."""
-    shown = [(seq, kind, body[4:]) for seq, kind, body in ledger.records()]
-    known = [r for r in work.known if not shown or r[0] >= shown[0][0]]
-    assert not work.known or shown, "everything is lost"
-    if work.known and shown[0][0] > work.known[0][0]:
-        assert shown[0][0] <= work.acknowledged + 1, "lost unsynced records"
-    shown_known = [r for r in shown if not known or r[0] >= known[0][0]]
-    assert shown_known[: len(known)] == known, "lost or changed"
-    extra = [(kind, body) for _, kind, body in shown_known[len(known) :]]
+    shown = listed(ledger)
+    assert missing(work.known, shown, work.acknowledged) is None, "lost or changed"
+    known = {r[0]: r for r in work.known}
+    last = work.known[-1][0] if work.known else 0
+    extra = []
+    for r in shown:
+        if r[0] > last:
+            extra.append(r[1:])
+        elif work.known and r[0] >= work.known[0][0]:
+            assert known.get(r[0]) == r, "changed"
     if boot and extra and extra[-1] == boot:
         extra.pop()
     assert extra == work.flying[: len(extra)], "not what was in flight"
@@ -136,27 +151,33 @@ def recover(device, store, work):
     ledger = open_ledger(device, store)
     shown = check(ledger, work, BOOT)
     ledger.append(*BOOT)
-    again = [(seq, kind, body[4:]) for seq, kind, body in ledger.records()]
+    again = listed(ledger)
     assert again[-1][1:] == BOOT
-    kept = again[:-1]
-    assert (kept and kept == shown[len(shown) - len(kept) :]) or not kept
-    if shown and again[0] != shown[0]:
-        assert again[0][0] <= work.acknowledged + 1
+    assert missing(shown, again, work.acknowledged) is None
+    assert missing(again[:-1], shown, work.acknowledged) is None, "came back"
     head = ledger.head
     ledger = open_ledger(device, store)
     assert ledger.head == head, "flapping head"
-    assert [(seq, kind, body[4:]) for seq, kind, body in ledger.records()] == again, "flapping"
+    assert listed(ledger) == again, "flapping"
     check_batches(ledger, again)
     return ledger
 
 
 def check_batches(ledger, shown):
+    # What goes up next: whole records that follow on, and nothing beyond the head.
     last = ledger.acknowledged
     batch = ledger.batch(last, 100_000)
     if batch:
         first, _, runs = batch
         assert first == last + 1
-        assert first + sum([len(run[2]) for run in runs]) // 64 - 1 <= shown[-1][0]
+        inside = False
+        for _, _, data in runs:
+            for at in range(0, len(data), 64):
+                flags = data[at + 3]
+                assert inside != bool(flags & record.FIRST), "half a record"
+                inside = not flags & record.LAST
+                first += 1
+        assert not inside and first - 1 <= ledger.head[0]
 
 
 class Cuts:
@@ -234,10 +255,10 @@ def soak(seed, count):
         work.ledger = recover(device, work.store, work)
         # What was in flight is there or not from now on.
         work.ledger.append(*BOOT)
-        if work.ledger.free_slots < 140:
+        if work.ledger.free_slots < 260:
             work.acknowledged = work.ledger.head[0]
             work.ledger.acknowledge(LOG, *work.ledger.head)
-        shown = [(seq, kind, body[4:]) for seq, kind, body in work.ledger.records()]
+        shown = listed(work.ledger)
         work.known = shown[-40:]
         work.flying = []
         work.counters = [work.ledger.counter(i) for i in range(16)]

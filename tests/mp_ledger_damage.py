@@ -134,10 +134,7 @@ def test_stuck_bits():
     chance = Chance(5)
     for page_program in (False, True):
         device, store, ledger = fresh(12, page_program)
-        device.stuck = {
-            chance.below(8 * BLOCK): (1 << chance.below(8), chance.below(2) * 255)
-            for _ in range(12)
-        }
+        device.stuck = {chance.below(8 * BLOCK): (0x1F, chance.below(2) * 255) for _ in range(12)}
         expected = []
         for i in range(400):
             expected.append((ledger.append(record.METER_VALUE, [i]), record.METER_VALUE, [i]))

@@ -125,7 +125,7 @@ class NorSim:
         start = self._address(block, offset, 0)
         length = BLOCK if data is None else len(data)
         if data is not None:
-            self._mark(start, data, outcome)
+            self._refuse_second_program(start, data)
         elif outcome != "nothing":
             self.used[start // UNIT : (start + BLOCK) // UNIT] = bytes(BLOCK // UNIT)
             self.weak.pop(block, None)
@@ -137,13 +137,16 @@ class NorSim:
                 flash[start : start + BLOCK] = b"\xff" * BLOCK
                 return
             if not self.weak and self.program_size == UNIT:
-                flash[start : start + length] = data  # blank before, as `_mark` has checked
+                flash[start : start + length] = data  # it was blank
+                for unit in range(0, length, UNIT):
+                    self.used[(start + unit) // UNIT] = 1
                 return
         reach = length
         if outcome == "early":
             reach = UNIT if data is not None else PAGE
         elif outcome == "prefix":
             reach = self.chance.below(length)
+        faint = self._faint(length) if outcome == "weak" else {}
         for i in range(length):
             old = flash[start + i]
             new = 0xFF if data is None else old & data[i]
@@ -157,28 +160,35 @@ class NorSim:
             elif outcome == "bytes":
                 new = new if self.chance.next() & 1 else old
             elif outcome == "weak":
-                new = old ^ change & self.chance.next()
-                faint = (new ^ old ^ change) & self.chance.next() & self.chance.next()
-                if faint:
-                    self.weak.setdefault(block, {})[start + i] = faint
+                # Nearly undone, nearly done or anything between, but for bits that are faint.
+                new = (old, new, old ^ change & self.chance.next())[faint[-1]]
+                mask = change & faint.get(i, 0)
+                if mask:
+                    self.weak.setdefault(block, {})[start + i] = mask
+                    self.used[(start + i) // UNIT] = 1
             if data is None and block in self.worn and i % 97 == 5:
                 new &= 0xEF
             flash[start + i] = new
+            if data is not None and new != old:
+                self.used[(start + i) // UNIT] = 1
         for address in self.stuck:
             if start <= address < start + length:
                 mask, value = self.stuck[address]
                 flash[address] = flash[address] & ~mask | value & mask
 
-    def _mark(self, start, data, outcome):
+    def _faint(self, length):
+        """Masks by offset of one to five bits that may be weak, and at -1 how the rest is."""
+        masks = {-1: self.chance.below(3)}
+        for _ in range(1 + self.chance.below(5)):
+            at = self.chance.below(length)
+            masks[at] = masks.get(at, 0) | 1 << self.chance.below(8)
+        return masks
+
+    def _refuse_second_program(self, start, data):
         # Each unit is programmed once per erase; what a cut did not touch stays fresh.
         for unit in range(0, len(data), UNIT):
-            if data[unit : unit + UNIT] == b"\xff" * UNIT:
-                continue
-            at = (start + unit) // UNIT
-            if self.used[at]:
+            if self.used[(start + unit) // UNIT] and data[unit : unit + UNIT] != b"\xff" * UNIT:
                 raise RuleBroken("unit at %d programmed twice" % (start + unit))
-            if outcome != "nothing" and not (outcome == "early" and unit):
-                self.used[at] = 1
 
 
 class MemoryStore:

@@ -11,6 +11,7 @@ from chargekeep.ledger.record import SLOT
 from chargekeep.ledger.seal import SealKey, link_key
 
 _PAGE_SLOTS = const(4)
+_READS = const(16)
 
 # The workspace of one slot: link key, link before, and the slot itself
 KEY = const(16)
@@ -120,32 +121,46 @@ class Mount(Reader):
         self._work[:KEY] = link_key(self._seal.key)
 
     def _replay(self):
-        # Counters, chain and position from the head sector's slots.
+        # Counters, chain and position from the head sector's slots. What a cut left may read
+        # differently from one time to the next: then it is read again, until once it is the same.
+        before = self._header.counters
+        for _ in range(_READS):
+            self._header.counters = list(before)
+            if self._replay_once():
+                return
+        raise ChargekeepError(errors.LEDGER_CORRUPT, "the newest slots do not read twice the same")
+
+    def _replay_once(self):
         here = self._header
         self._bad = here.bad
+        self._doubt = True
+        self._held = {}
         counters = {}
         self._scan(self._head, counters)
         count = self._torn
         self._work[KEY:SLOT_AT] = here.link
         self._seed = record.slot_seed(self.log_id, here.seq)
         self._next = here.first
-        last = -1
-        self._pin = []
+        held = {}
         for i in range(count):
             at = self._at[i]
-            last = max(last, at)
             if at in counters:
                 index, value = counters[at]
                 here.counters[index] = max(here.counters[index], value)
             if self._of[i] >= self._operation or i == count - 1:
-                slot = bytes(self._fetch(self._head, at))
-                self._pin.append(slot)
+                slot = self._fetch(self._head, at)
+                if not slot:
+                    return False
+                held[at] = bytes(slot)
+        self._held = held
+        self._pin = [held[self._at[i]] for i in range(count - len(held), count)]
         if count:
             self._next = max(self._next, self._of[count - 1] + 1)
-            self._work[KEY:SLOT_AT] = slot[record.LINK_AT : record.CRC_AT]
+            self._work[KEY:SLOT_AT] = self._pin[-1][record.LINK_AT : record.CRC_AT]
         self._settled = self._next - 1 - len(self._pin)
         self._durable = max(here.acknowledged, here.counters[ACKNOWLEDGED])
-        # The operation that was cut may have touched the page after the last good slot without
+        # The operation that was cut may have touched the page after the last slot in use without
         # a trace, so that page is not used.
-        self._index = (max(self._used, last + 1) // _PAGE_SLOTS + 1) * _PAGE_SLOTS
+        self._index = (self._used // _PAGE_SLOTS + 1) * _PAGE_SLOTS
         self._proven = False
+        return True

@@ -9,13 +9,14 @@ from micropython import const
 from chargekeep import cbor, errors
 from chargekeep.errors import ChargekeepError
 from chargekeep.ledger import header, record
-from chargekeep.ledger.record import BAD, BLANK, FIXED, SLOT
+from chargekeep.ledger.record import BAD, BLANK, FIXED, GOOD, SLOT
 
 ACKNOWLEDGED = const(11)  # the counter that holds the host's cursor
 SLOTS = const(60)  # of a sector, after its header
 MAX_SECTORS = const(256)
 _HEADER = const(256)
 _DAMAGE = const(64)
+_REPEATS = const(4)  # slots at most that a restart repeats: one operation
 _RUN_OVERHEAD = const(12)  # bytes of CBOR around the slots of a run
 
 
@@ -37,6 +38,7 @@ class Reader:
         self._first = array("I", bytes(4 * self.sectors))  # its first record seq
         self._head = -1  # block
         self._next = 1  # record seq
+        self._durable = 0  # seq of the last slot that the host has, as flash says
         self._settled = 0  # what cannot be undone by a power cut any more
         self._slot = bytearray(SLOT)
         # What `_scan` finds
@@ -44,8 +46,13 @@ class Reader:
         self._of = array("I", bytes(4 * SLOTS))  # its seq
         self._used = 0  # slots up to the last that is not blank
         self._torn = self._operation = 0
+        self._doubt = False  # the head sector's last operation may have been cut
+        self._held = {}  # its slots by index, as the mount read them
 
     def _load(self, block, index, seed):
+        if self._held and block == self._head and index in self._held:
+            self._slot[:] = self._held[index]
+            return GOOD
         self.device.readblocks(block, self._slot, _HEADER + SLOT * index)
         kind = record.check(self._slot, seed ^ index)
         if kind == FIXED or kind == BAD:
@@ -66,6 +73,8 @@ class Reader:
         first = self._first[block]
         seed = record.slot_seed(self.log_id, self._seq[block])
         of, at = self._of, self._at
+        replaced = []  # (seq, index) of slots that this operation repeats
+        held = self._held if block == self._head else ()
         count = 0
         whole = 0  # slots before the record that is not complete
         torn = -1  # slots before the first bad one of this operation
@@ -89,14 +98,20 @@ class Reader:
             if not slot[2] & record.JOINED:
                 torn = -1
                 self._operation = seq
+                replaced = []
             elif not good and torn < 0:
                 torn = whole
             good = True
+            if counters is not None and slot[2] & record.TYPE == record.COUNTER:
+                counters[index] = record.body(slot)[4:]
             place = count
             while place and of[place - 1] >= seq:
                 place -= 1
             if slot[2] & record.REPEATED and place < count:
                 if of[place] == seq:
+                    if at[place] not in held:
+                        replaced.append((seq, at[place]))
+                        at[place] = index
                     continue
                 for i in range(count, place, -1):
                     of[i], at[i] = of[i - 1], at[i - 1]
@@ -107,9 +122,12 @@ class Reader:
             of[place], at[place] = seq, index
             if slot[3] & record.LAST:
                 whole = count
-            if counters is not None and slot[2] & record.TYPE == record.COUNTER:
-                counters[index] = record.body(slot)[4:]
         self._torn = whole if torn < 0 else min(whole, torn)
+        if self._doubt and block == self._head:
+            for seq, index in replaced:  # the copies may be what fades
+                for i in range(count):
+                    if of[i] == seq and at[i] not in held:
+                        at[i] = index
         return count
 
     def _after(self, sector):
@@ -148,6 +166,11 @@ class Reader:
             count = self._scan(block)
             at = bytes(memoryview(self._at)[:count])
             of = self._of[:count]
+            following = self._after(sector)
+            if following >= 0:
+                end = self._repeated_from(following, end)
+            if end - 1 <= self._durable and not self._complete(block, count, end):
+                count = 0  # free, and an erase of it was cut: parts would tell half a story
             for i in range(count):
                 seq = of[i]
                 if seq <= after or seq >= end or (last is not None and seq <= last):
@@ -158,9 +181,36 @@ class Reader:
                 last = seq
             block = self._after(sector)
 
+    def _repeated_from(self, block, first):
+        # The seq from which `block`, whose first new one is `first`, repeats the sector before:
+        # those are the slots to read, the ones before may fade.
+        seed = record.slot_seed(self.log_id, self._seq[block])
+        lowest = 0
+        for index in range(_REPEATS):
+            kind = self._load(block, index, seed)
+            slot = self._slot
+            if kind == BAD or kind == BLANK or not slot[2] & record.REPEATED:
+                break
+            back = (first - (slot[0] | slot[1] << 8)) & 0xFFFF
+            if not index:
+                lowest = back
+            elif back != lowest - index:
+                break
+            if back == 1:
+                return first - lowest
+        return first
+
+    def _complete(self, block, count, end):
+        seq = self._first[block]
+        for i in range(count):
+            if self._of[i] == seq:
+                seq += 1
+        return seq >= end
+
     def _fetch(self, block, index):
-        self._load(block, index, record.slot_seed(self.log_id, self._seq[block]))
-        return self._slot
+        """The slot (64 bytes that the next call overwrites), or None where it reads bad now."""
+        kind = self._load(block, index, record.slot_seed(self.log_id, self._seq[block]))
+        return None if kind == BAD or kind == BLANK else self._slot
 
     def records(self, from_seq=1):
         """Yield `(seq, type, [time, quality, boot id, uptime, ...])` of whole records.
@@ -172,11 +222,11 @@ class Reader:
         start = 0
         for block, index, seq, gap in self._slots(from_seq - 1):
             slot = self._fetch(block, index)
-            flags = slot[3]
+            flags = slot[3] if slot else 0
             if flags & record.FIRST:
                 payload = bytearray()
                 start = seq
-            elif payload is None or gap:
+            elif not slot or payload is None or gap:
                 payload = None  # its beginning is missing
                 continue
             payload.extend(memoryview(slot)[4 : 4 + (flags & record.LENGTH)])
@@ -191,8 +241,9 @@ class Reader:
     def _link_before(self, block, index, seq):
         # The stored link of the slot before, or what the sector's header says.
         for other, at, found, _ in self._slots(seq - 2):
-            if found == seq - 1:
-                return bytes(self._fetch(other, at)[record.LINK_AT : record.CRC_AT])
+            slot = self._fetch(other, at)
+            if slot and found == seq - 1:
+                return bytes(slot[record.LINK_AT : record.CRC_AT])
             break
         page = bytearray(header.SIZE)
         self.device.readblocks(block, page, 0)
@@ -217,13 +268,16 @@ class Reader:
         for block, index, seq, gap in self._slots(after_seq):
             if seq > self._settled or (gap and first is not None):
                 break
+            slot = self._fetch(block, index)
             if first is None:
-                slot = self._fetch(block, index)
-                if not slot[3] & record.FIRST:
+                if not slot or not slot[3] & record.FIRST:
                     continue
+                slot = bytes(slot)
                 first = seq
                 link = self._link_before(block, index, seq)
-            slot = bytes(self._fetch(block, index))
+            elif not slot:
+                break
+            slot = bytes(slot)
             pending.append((self._seq[block], index, slot))
             if not slot[3] & record.LAST:
                 continue

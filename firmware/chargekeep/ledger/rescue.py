@@ -53,7 +53,7 @@ def _adopt(ledger, block, seq):
     first = near
     for i in range(count):
         slot = ledger._fetch(block, ledger._at[i])
-        if not slot[2] & record.REPEATED:
+        if slot and not slot[2] & record.REPEATED:
             first = ledger._of[i]
             break
     ledger._first[block] = first

@@ -179,6 +179,8 @@ class Ledger(Mount):
                     kind, payload = encoded[done]
                     if self._make_room((len(payload) + PAYLOAD - 1) // PAYLOAD):
                         self._pin = []
+                        self._doubt = False
+                        self._held = {}
                         mark, next_ = done, self._next
                         link = bytes(self._work[KEY:SLOT_AT])
                     start = self._next
@@ -186,6 +188,8 @@ class Ledger(Mount):
                     done += 1
                 self._flush()
                 self._pin = []
+                self._doubt = False
+                self._held = {}
                 self._settled = self._next - 1
                 return start
             except _ProgramFailed:
@@ -438,7 +442,7 @@ class Ledger(Mount):
             return
         for block, index, found, _ in self._slots(seq - 1):
             slot = self._fetch(block, index)
-            if found == seq and slot[record.LINK_AT : record.CRC_AT] == link:
+            if slot and found == seq and slot[record.LINK_AT : record.CRC_AT] == link:
                 break
             raise ChargekeepError(errors.LEDGER_ACKNOWLEDGEMENT, "seq %d: link" % seq)
         self._acknowledged = seq

@@ -71,10 +71,10 @@ def _records(ledger, block, end):
         if of[i] < ledger._first[block] or of[i] >= end:
             continue
         slot = ledger._fetch(block, at[i])
-        if slot[3] & record.FIRST:
+        if slot and slot[3] & record.FIRST:
             payload = b""
             start = of[i]
-        elif payload is None or of[i] != of[i - 1] + 1:
+        elif not slot or payload is None or of[i] != of[i - 1] + 1:
             payload = None
             continue
         payload += slot[4 : 4 + (slot[3] & record.LENGTH)]
