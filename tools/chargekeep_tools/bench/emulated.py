@@ -14,7 +14,7 @@ from chargekeep_tools.bench.rp2040 import build, filesystem
 from chargekeep_tools.bench.transport import LineTransport
 
 try:
-    from chargekeep_tools.bench.rp2040.chip import Chip
+    from chargekeep_tools.bench.rp2040.chip import Chip, PowerLost
     from chargekeep_tools.bench.rp2040.radio import GATEWAY, Radio
 except build.EmulatorUnavailable as error:
     raise Unavailable(f"no emulator: {error}")
@@ -22,6 +22,9 @@ except build.EmulatorUnavailable as error:
 _SILENCE = 3.5  # characters: the end of a frame on a Modbus line
 _TURNAROUND_NS = 5_000_000
 _PROMPT, _PROMPT_S = b">>> ", 10
+
+
+__all__ = ["EmulatedBoard", "PowerLost"]
 
 
 class _Wire:
@@ -130,6 +133,11 @@ class EmulatedBoard(Board):
             self._before_s += self.chip.now_s
             self.flash, self.torn = self.chip.power_cut()
             self.chip = None
+
+    def power_fails_after(self, seconds: float) -> None:
+        """Let whatever waits for the board then raise PowerLost; `power_cut` follows."""
+        chip = self._powered()
+        chip.power_fails_at_s = chip.now_s + seconds
 
     @property
     def now_s(self) -> float:

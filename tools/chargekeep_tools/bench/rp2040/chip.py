@@ -35,6 +35,10 @@ _RADIO_PINS = (23, 24, 25, 29)
 _PACE_S = 0.005
 
 
+class PowerLost(Exception):
+    """The instant of `power_fails_at_s` has come; the board is to be switched off."""
+
+
 class Chip:
     """Power is on from the start; `boot` runs until USB is up. `power_cut` ends it.
 
@@ -65,6 +69,7 @@ class Chip:
         self.flash = NorFlash.install(self._mcu, unique_id)
         self.uarts = Pl011.install(self._mcu)
         self.serial = UsbSerial(self._device.cdc, self.run)
+        self.power_fails_at_s: float | None = None  # when `run` raises PowerLost
         self.restarts = 0  # by the watchdog or machine.reset()
         self._restart = self._mcu.watchdog.on_watchdog_trigger
         self._mcu.watchdog.on_watchdog_trigger = self._restarted
@@ -115,18 +120,21 @@ class Chip:
     ) -> bool:
         """Run `seconds` of the chip's time, or until `until()`; whether it came true.
 
-        Raises TimeoutError after `wall_s` seconds of ours.
+        Raises TimeoutError after `wall_s` seconds of ours, PowerLost.
         """
         end = self._clock.nanos + seconds * 1e9
+        fails = float("inf") if self.power_fails_at_s is None else self.power_fails_at_s * 1e9
         limit = time.monotonic() + wall_s
         while not until():
             now, wall = self._clock.nanos, time.monotonic()
             if now >= end:
                 return False
+            if now >= fails:
+                raise PowerLost
             if wall > limit:
                 raise TimeoutError(f"{wall_s} s passed, {self.now_s:.3f} s of the board's")
             self.serial.pump()
-            loop.run(self._mcu, min(now + _SLICE_NS, end), _FOREVER)
+            loop.run(self._mcu, min(now + _SLICE_NS, end, fails), _FOREVER)
             if self._radio:
                 self._pace((self._clock.nanos - now) / 1e9 - (time.monotonic() - wall))
         return True
