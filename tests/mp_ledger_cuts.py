@@ -29,6 +29,7 @@ CLOCK = Clock()
 
 def open_ledger(device, store):
     ledger = Ledger(device, None if store else KEY, CLOCK, store)
+    ledger._thin = lambda *_: False  # what it drops on purpose would look lost here
     ledger.mount()
     return ledger
 

@@ -9,7 +9,7 @@ import struct
 import sys
 
 from mptest import raises
-from nor_sim import BLOCK, Chance, MemoryStore, NorSim
+from nor_sim import BLOCK, Chance, MemoryStore, NorSim, PowerCut
 
 from chargekeep import errors
 from chargekeep.errors import ChargekeepError
@@ -271,3 +271,48 @@ def test_wraps():
 
 def test_a_thousand_wraps():
     print("slots:", wraps(1000))
+
+
+def test_nothing_counts_after_a_torn_slot():
+    device, store, ledger = fresh(4)
+    ledger.append(record.METER_VALUE, [1])
+    at = 256 + 64 * ledger._index
+    ledger.append_many([(record.METER_VALUE, [i]) for i in range(2, 5)])
+    for i in range(64):
+        device.data[at + i] &= 0x3C
+    ledger = mounted(device, store)
+    assert [r[2] for r in listed(ledger)] == [[1]] and ledger.head[0] == 1
+    ledger.append(record.BOOT, [])
+    assert [r[0] for r in listed(mounted(device, store))] == [1, 2]
+
+
+def test_a_header_that_the_key_file_does_not_confirm_is_made_again():
+    device, store, ledger = fresh(4)
+    first = ledger._header.seq
+
+    def cut(name, data):
+        raise PowerCut
+
+    store.hook = cut
+    try:
+        while True:
+            ledger.append(record.METER_VALUE, [1])
+    except PowerCut:
+        store.hook = None
+    ledger = mounted(device, store)
+    assert ledger._header.seq == first
+    erases = device.erases[1]
+    ledger.append(record.BOOT, [])
+    assert ledger._header.seq == first + 1 and device.erases[1] == erases + 1
+    assert mounted(device, store).head == ledger.head
+
+
+def test_a_page_that_only_looks_blank_is_not_used():
+    device, store, ledger = fresh(4)
+    ledger.append(record.METER_VALUE, [1])
+    ledger = mounted(device, store)
+    at = 256 + 64 * ledger._index
+    device.weak = {0: {at + 100: 0x81}}  # left by a cut: mostly they read as ones
+    device.used[(at + 96) // 16] = 1
+    seqs = [ledger.append(record.BOOT, [i]) for i in range(3)]
+    assert [r[0] for r in listed(mounted(device, store))][1:] == seqs

@@ -14,10 +14,10 @@ ROOT = Path(__file__).resolve().parents[1]
 BUGS = {
     "flash that a cut may have touched is used as if it was blank": (
         "ring.py",
-        "if not self._proven and not self._prove(at)",
-        "if False",
-        "mp_ledger_cuts.py",
-        "test_every_cut",
+        "not self._proven and not self._prove(at)",
+        "False",
+        "mp_ledger_damage.py",
+        "test_a_page_that_only_looks_blank_is_not_used",
     ),
     "what a cut left weak is not repeated": (
         "ring.py",
@@ -37,8 +37,8 @@ BUGS = {
         "reader.py",
         "whole if torn < 0 else min(whole, torn)",
         "whole",
-        "mp_ledger_cuts.py",
-        "test_every_cut",
+        "mp_ledger_damage.py",
+        "test_nothing_counts_after_a_torn_slot",
     ),
     "half a record counts": (
         "reader.py",
@@ -58,8 +58,8 @@ BUGS = {
         "mount.py",
         "self._used or not doubtful or",
         "True or",
-        "mp_ledger_cuts.py",
-        "test_every_cut_without_key_file",
+        "mp_ledger_damage.py",
+        "test_a_header_that_the_key_file_does_not_confirm_is_made_again",
     ),
     "programs are not read back": (
         "ring.py",
