@@ -33,7 +33,7 @@ def running(demo: Demo) -> Iterator[None]:
     demo.network.restore()
     demo.boot()
     demo.await_status("online and idle", status="online", evse="idle")
-    wait_until(lambda: demo.status()["versions"]["revocation"], 20, "objects in force")
+    wait_until(lambda: demo.status()["versions"]["revocation"], 60, "objects in force")
     yield
     demo.station.power_cut()
     demo.evse.power_lost()
@@ -112,12 +112,12 @@ def test_links_that_drop_in_the_middle_of_publishing_lose_nothing(demo: Demo):
         demo.present("NOBODY", "REFUSED E209")
     for moment in (0.02, 0.2):
         demo.network.restore()
-        wait_until(lambda: demo.status()["status"] == "online", 30, "online")
+        wait_until(lambda: demo.status()["status"] == "online", 90, "online")
         time.sleep(moment)
         demo.network.cut()
         demo.await_status("offline", status="offline_operational")
     demo.network.restore()
-    wait_until(demo.acknowledged, 60, "acknowledgement of everything")
+    wait_until(demo.acknowledged, 120, "acknowledgement of everything")
 
 
 def test_a_damaged_sector_costs_at_most_what_it_held(demo: Demo):
