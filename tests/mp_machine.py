@@ -650,6 +650,38 @@ def test_power_cuts_on_the_real_ledger():
         assert step > 6, step
 
 
+def test_a_boot_reads_no_more_than_it_needs():
+    w, m = ready()
+    for _ in range(5):
+        m.start(Decision(max_wh=300))
+        w.run(200)
+        assert m.state == "idle"
+        m.ended = None  # its evidence is recorded
+        w.run(2)
+    m.start(Decision())
+    w.run(60)
+    seen = []
+    records = w.ledger.records
+    w.ledger.records = lambda from_seq=1: (seen.append(from_seq), records(from_seq))[1]
+    w.cut()
+    m = w.boot().machine
+    numbers = [seq for seq, kind, _ in records() if kind == terms.RECORD_STARTED]
+    assert seen == [numbers[-1]] and m.transaction.id == 6
+    w.run(5)
+    m.stop()
+    w.run(5)
+    w.cut()
+    m = w.boot().machine
+    assert seen[-1] == numbers[-1] and m.ended.id == 6, "its evidence is still to be made"
+    w.ledger.append(15, [6, b"evidence"])
+    m.ended = None
+    w.run(5)
+    w.cut()
+    m = w.boot().machine
+    ends = [seq for seq, kind, _ in records() if kind == terms.RECORD_ENDED]
+    assert seen[-1] == ends[-1] and m.ended is None and m._accounted_wh == w.meter.wh
+
+
 def test_records_that_thinning_moved_are_recalled_in_any_order():
     w, m = ready()
     m.start(Decision(max_wh=5000))
@@ -666,7 +698,7 @@ def test_records_that_thinning_moved_are_recalled_in_any_order():
     class Moved:
         """Started and every other record come last, with the seq they had."""
 
-        def records(self):
+        def records(self, from_seq=1):
             found = list(w.ledger.records())
             return iter(found[1::2] + found[0::2])
 

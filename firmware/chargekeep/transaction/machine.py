@@ -65,6 +65,7 @@ _RECORD_FAULT = const(9)
 _RECORD_UNATTRIBUTED = const(10)
 _RECORD_SEGMENT = const(11)
 _COUNTER_TRANSACTIONS = const(1)
+_COUNTER_RECALL = const(12)  # no boot needs a record before this seq
 
 # `state` of a machine.
 _BOOTING = const("booting")  # until `resume`; nothing is permitted
@@ -123,7 +124,8 @@ class Machine:
         self.connector_id = connector_id
         self.state = _BOOTING
         self.transaction = None
-        self.ended = None  # the last transaction, until its evidence is recorded
+        self.ended = None  # the last transaction, until its evidence is recorded,
+        self._ended_seq = 0  # and the seq of its end, until a boot need not look before it
         self.unsafe = 0
         self.charging_state = _EV_CONNECTED
         self._ledger = ledger
@@ -215,7 +217,8 @@ class Machine:
             leak = (_RECORD_UNATTRIBUTED, [self._accounted_wh, register])
             records.insert(0, leak)
         self._stamp = self._timebase.stamp()
-        self._durably(self._ledger.append_many, records)
+        seq = self._durably(self._ledger.append_many, records)
+        self._recall_from(seq)
         self.transaction = Transaction(body)
         self.transaction.begin = self._stamp
         self._accounted_wh = self._recorded_wh = register
@@ -298,18 +301,23 @@ class Machine:
 
     # Boot
 
-    def resume(self):
-        """Take up what the ledger tells; call once, before the sampler runs."""
+    def resume(self, alive=None):
+        """Take up what the ledger tells; call once, before the sampler runs.
+
+        It reads all records since the last transaction began, 4.4 ms each on an RP2040, which
+        may be many seconds: `alive()` is called in between, to feed a watchdog.
+        """
         self._withdraw()
         from chargekeep.transaction import recall
 
-        memory = recall.Memory(self._ledger)
+        memory = recall.Memory(self._ledger, self._ledger.counter(_COUNTER_RECALL), alive)
         # Needed once: a kilobyte of RAM to have back.
         sys.modules.pop(recall.__name__, None)
         delattr(sys.modules["chargekeep.transaction"], "recall")
         if memory.ended:
             self._used(memory.ended, memory.ended_wh)
             self.ended = None if memory.attested else memory.ended
+            self._ended_seq = memory.ended_seq
         self._accounted_wh = memory.accounted_wh
         if memory.last_wh is not None:
             self._sampler.anchor(memory.last_wh)
@@ -393,6 +401,9 @@ class Machine:
         return self._append(_RECORD_METER_VALUE, [sampler.register_wh, sampler.power_w or 0])
 
     def _idle(self, fresh):
+        if self._ended_seq and not self.ended:
+            self._recall_from(self._ended_seq)
+            self._ended_seq = 0
         if not fresh or self._accounted_wh is None:
             return
         register = self._sampler.register_wh
@@ -529,23 +540,27 @@ class Machine:
 
     def _durably(self, write, *what):
         try:
-            write(*what)
+            return write(*what)
         except ChargekeepError as e:
             if e.code == LEDGER_FULL:
                 raise ChargekeepError(TRANSACTION_NO_SPACE, e.detail)
             raise
 
-    def _append(self, kind, body):
-        # Nothing here may stop the machine: what flash refuses is counted and tried again.
+    def _try(self, write, *what):
+        # Nothing here may stop the machine: what flash refuses is counted, and tried again.
         try:
-            self._ledger.append(kind, body)
+            return write(*what) or True
         except ChargekeepError as e:
             self._health.count(e.code, e.detail)
         except OSError as e:
             self._health.count(LEDGER_PROGRAM, e)
-        else:
-            return True
         return False
+
+    def _append(self, kind, body):
+        return self._try(self._ledger.append, kind, body)
+
+    def _recall_from(self, seq):
+        self._try(self._ledger.advance, _COUNTER_RECALL, seq)
 
     def _update(self, trigger, charging_state):
         tx = self.transaction
@@ -568,7 +583,9 @@ class Machine:
         if not trigger:
             trigger = tx.stopping or _ABNORMAL_CONDITION
         stamp = self._timebase.stamp()
-        if not self._append(_RECORD_ENDED, [tx.id, tx.seq_no + 1, trigger, reason, register]):
+        body = [tx.id, tx.seq_no + 1, trigger, reason, register]
+        self._ended_seq = self._append(_RECORD_ENDED, body)
+        if not self._ended_seq:
             if self.state != _ENDING:
                 self._reason = reason
                 self._enter(_ENDING)

@@ -16,6 +16,7 @@ _RECORD_SEGMENT = const(11)
 _RECORD_EVIDENCE = const(15)
 _EV_CONNECTED = const(2)
 
+_ALIVE = const(64)  # records between two signs of life
 _STAMP = const(4)  # elements before a record's body: time, quality, boot id, uptime
 
 # Where a record's register stands in its body.
@@ -33,15 +34,15 @@ class Memory:
     """What was recalled; None where the ledger does not tell.
 
     `transaction` is the running one, `stamp` and `register_wh` are of its last record. `ended`
-    is the last one that ended, and took `ended_wh`; `attested` tells that its evidence is
-    recorded. Energy up to `accounted_wh` belongs to a
-    transaction or is recorded as unattributed; `last_wh` is the newest register of any record.
+    is the last one that ended (at `ended_seq`), and took `ended_wh`; `attested` tells that its
+    evidence is recorded. Energy up to `accounted_wh` belongs to a transaction or is recorded as
+    unattributed; `last_wh` is the newest register of any record.
     """
 
-    def __init__(self, ledger):
+    def __init__(self, ledger, from_seq=0, alive=None):
         self.transaction = self.stamp = self.ended = None
         self.register_wh = self.accounted_wh = self.last_wh = None
-        self.ended_wh = 0
+        self.ended_wh = self.ended_seq = 0
         self.attested = False
         attested = 0  # the highest transaction id with evidence
         self._number = 0  # the highest transaction id so far, and what was seen of it
@@ -49,7 +50,11 @@ class Memory:
         self._boots = {}  # boot id -> [its first stamp, its last]
         segments = []
         accounted_seq = last_seq = 0
-        for seq, kind, payload in ledger.records():
+        count = 0
+        for seq, kind, payload in ledger.records(max(1, from_seq)):
+            count += 1
+            if alive and count % _ALIVE == 0:
+                alive()
             body = payload[_STAMP:]
             if kind == _RECORD_EVIDENCE:
                 attested = max(attested, body[0])
@@ -105,6 +110,7 @@ class Memory:
             tx.end = self.stamp
             tx.end_wh = self.register_wh
             tx.reason = body[3]
+            self.ended_seq = newest[0]
             self.ended_wh = tx.energy_wh(self.register_wh)
             return
         self.transaction = tx
