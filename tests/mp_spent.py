@@ -51,6 +51,21 @@ def test_uses_count_once_a_transaction():
     assert spent.totals(b"87654321") == (0, 0, 0)
 
 
+def test_a_cti_is_found_only_where_one_stands():
+    spent, store, _ = made()
+    # the last 4 bytes of one cti and the first 4 of what follows it, and the other way round
+    spent.begin(b"\0\0\0\0\0\0\0\0", 1, 1, 0)
+    spent.begin(b"\0\0\0\1\0\1\0\0", NOW * 2, 1, 0)
+    spent.begin(CTI, EXP, 1, 1)
+    zeros = store.read("spent")[4 + 10 : 4 + 18]
+    assert spent.totals(zeros) == (0, 0, 0) and spent.totals(bytes(8))[0] <= 1
+    for at in range(1, 34):
+        inner = store.read("spent")[4 + at : 4 + at + 8]
+        if inner not in (bytes(8), CTI):
+            assert spent.totals(inner) == (0, 0, 0), at
+    assert spent.totals(CTI) == (1, 0, 0)
+
+
 def test_energy_and_time_add_up_over_uses():
     spent, store, _ = made()
     assert spent.use(CTI, 1, 5, 5) is False

@@ -98,10 +98,10 @@ class Spent:
         self._write(b"")
 
     def _find(self, cti):
-        for at in range(0, len(self._table), _SIZE):
-            if self._table[at : at + 8] == cti:
-                return at
-        return None
+        at = self._table.find(cti)
+        while at % _SIZE and at > 0:  # by chance, across other fields
+            at = self._table.find(cti, at + 1)
+        return at if at >= 0 else None
 
     def _put(self, at, record):
         table = self._table
