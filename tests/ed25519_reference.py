@@ -62,7 +62,7 @@ def torsion():
         y += 1
 
 
-def comb(point, teeth=7, spacing=37):
+def comb(point, teeth=6, spacing=43):
     """The entries of the firmware's comb table: sums of +-2^(spacing j) * point, the last +."""
     powers = [point]
     for _ in range(teeth - 1):

@@ -192,8 +192,8 @@ def test_tables_are_kept():
         (name,) = [files.path(n) for n in files.names() if n != "comb-" + base_kid()]
         with open(name, "rb") as f:
             whole = f.read()
-        assert len(whole) == 6144 + 36
-        for damaged in (flipped(whole, 0), flipped(whole, 6143), flipped(whole, 6150), whole[:-1]):
+        assert len(whole) == 3072 + 36
+        for damaged in (flipped(whole, 0), flipped(whole, 3071), flipped(whole, 3078), whole[:-1]):
             with open(name, "wb") as f:
                 f.write(damaged)
             count = len(made)
@@ -205,7 +205,7 @@ def test_tables_are_kept():
             f.write(whole)
         other = ed25519.PreparedKey()
         ed25519._run(ed25519._prepare(other, rows[2][0]))
-        other.buffer[6144:-4] = ed25519._file(rows[2][0])[1]
+        other.buffer[3072:-4] = ed25519._file(rows[2][0])[1]
         other.buffer[-4:] = ed25519._crc(other.buffer)
         with open(name, "wb") as f:
             f.write(other.buffer)

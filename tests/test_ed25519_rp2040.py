@@ -169,20 +169,20 @@ def test_destination_may_be_an_operand(rp2040):
 def test_select(rp2040):
     """Every entry and sign, in the same time."""
     rng = random.Random(4)
-    table = b"".join(rng.randrange(P).to_bytes(32, "little") for _ in range(192))
+    table = b"".join(rng.randrange(P).to_bytes(32, "little") for _ in range(96))
     table = table[:64] + bytes(32) + table[96:]  # 2dxy = 0 has the negative 2p
     program = rp2040.curve._program("J=1@1")
     j = rp2040.curve._J
     times = set()
-    for digits in range(128):
-        column = digits % 37
-        scalar = sum((digits >> tooth & 1) << column + 37 * tooth for tooth in range(7))
-        noise = sum(rng.getrandbits(1) << i for i in range(259) if i % 37 != column)
-        machine = rp2040.curve.Machine((bytearray(6144), bytearray(table)), (0, scalar | noise))
+    for digits in range(64):
+        column = digits % 43
+        scalar = sum((digits >> tooth & 1) << column + 43 * tooth for tooth in range(6))
+        noise = sum(rng.getrandbits(1) << i for i in range(258) if i % 43 != column)
+        machine = rp2040.curve.Machine((bytearray(3072), bytearray(table)), (0, scalar | noise))
         machine.run(program, column)
-        entry, positive = digits & 63, digits >> 6
+        entry, positive = digits & 31, digits >> 5
         if positive:
-            entry ^= 63
+            entry ^= 31
         plus, minus, product = (
             int.from_bytes(table[at : at + 32], "little")
             for at in range(96 * entry, 96 * entry + 96, 32)
@@ -199,7 +199,7 @@ def test_table_equals_the_portable_one(rp2040):
     key = plain.public_key(SEED)
     prepared = rp2040.ed25519.prepare(key)
     expected = _table(key)
-    for at in range(0, 6144, 32):
+    for at in range(0, 3072, 32):
         made = int.from_bytes(prepared.table[at : at + 32], "little")
         assert made < 2 * P
         assert made % P == int.from_bytes(expected[at : at + 32], "little")
@@ -278,7 +278,7 @@ def test_cycles_of_verify(rp2040):
         assert rp2040.ed25519.verify(prepared, message, plain.sign(SEED, message))
         seen.add(sum(rp2040.asm.take().values()))
     assert len(seen) == 1
-    assert seen.pop() <= 1_400_000  # with two blocks of SHA-512
+    assert seen.pop() <= 1_560_000  # with two blocks of SHA-512
 
 
 def test_cycles_of_sign(rp2040):
@@ -290,14 +290,14 @@ def test_cycles_of_sign(rp2040):
         assert rp2040.ed25519.sign(key, message) == plain.sign(SEED, message)
         seen.add(sum(rp2040.asm.take().values()))
     assert len(seen) == 1
-    assert seen.pop() <= 2_260_000
+    assert seen.pop() <= 2_500_000
 
 
 def test_cycles_of_products(rp2040):
     registers = Registers(rp2040)
     overhead = registers.run("", 0)[1]
-    assert registers.run("C=A*B", P - 1, P - 2)[1] - overhead <= 1_660  # published best: 1,469
-    assert registers.run("C=A^1", P - 1)[1] - overhead <= 1_150  # 1,032
+    assert registers.run("C=A*B", P - 1, P - 2)[1] - overhead <= 1_600  # published best: 1,469
+    assert registers.run("C=A^1", P - 1)[1] - overhead <= 1_100  # 1,032
 
 
 def test_steps_are_short(rp2040):

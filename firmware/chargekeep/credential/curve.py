@@ -1,5 +1,5 @@
 # Points of edwards25519 (RFC 8032 section 5.1) as programs for the field machine: signed combs of
-# 7 teeth and 37 columns (one doubling and one addition per table a column), and the making of a
+# 6 teeth and 43 columns (one doubling and one addition per table a column), and the making of a
 # comb table. Long work comes as generators that yield every few milliseconds.
 
 import sys
@@ -17,10 +17,10 @@ L = 2**252 + 27742317777372353535851937790883648493
 _CURVE_D = const(0x52036CEE2B6FFE738CC740797779E89800700A4D4141D8AB75EB4DCA135978A3)
 _SQRT_M1 = const(0x2B8324804FC1DF0B2B4D00993DFBD7A72F431806AD2FE478C4EE1B274A0EA0B0)
 
-_TEETH = const(7)
-_SPACING = const(37)
-_ENTRIES = const(64)
-TABLE_SIZE = const(6144)
+_TEETH = const(6)
+_SPACING = const(43)
+_ENTRIES = const(32)
+TABLE_SIZE = const(3072)
 
 # Registers of the machine. X : Y : Z : T is the running point, x = X/Z, y = Y/Z, xy = T/Z
 # (RFC 8032 section 5.1.4); J, K, L, M are the second point of an addition: y + x, y - x, 2dxy, 2z;
@@ -103,7 +103,7 @@ def _identity(machine):
 
 def _digits(scalar):
     # Every comb digit is +1 or -1 (Hamburg's signed all-bits set): with bits b of 1 for +, the
-    # digits sum to 2b - (2^259 - 1), so b = (scalar + 2^259 - 1) / 2 modulo the (odd) order.
+    # digits sum to 2b - (2^258 - 1), so b = (scalar + 2^258 - 1) / 2 modulo the (odd) order.
     scalar += 2 ** (_TEETH * _SPACING) - 1
     if scalar & 1:
         scalar += L
@@ -204,12 +204,12 @@ def _decompress(machine, encoded):
 
 
 def _build(machine, table):
-    # With P_j = 2^(37j) * (the affine point in X, Y): entry m is P_6 plus, for each j < 6,
+    # With P_j = 2^(43j) * (the affine point in X, Y): entry m is P_5 plus, for each j < 5,
     # P_j where bit j of m is 0, -P_j where it is 1. So the next bit is an addition of -2 P_j.
     load = machine.load
     store = machine.store
     run = machine.run
-    scratch = bytearray(32 * _ENTRIES)  # sum of P_j, P_j, six -2 P_j; later products of Z
+    scratch = bytearray(32 * _ENTRIES)  # sum of P_j, P_j, five -2 P_j; later products of Z
     machine[_D] = 2 * _CURVE_D
     machine[_T] = machine[_X] * machine[_Y]
     store(_X, 4, scratch, 128)
@@ -243,7 +243,7 @@ def _build(machine, table):
         store(_X, 3, table, 96 * m)
         if m & 3 == 3:
             yield
-    # All 64 denominators with one inversion (Montgomery's trick).
+    # All 32 denominators with one inversion (Montgomery's trick).
     machine[_V] = 1
     for m in range(_ENTRIES):
         store(_V, 1, scratch, 32 * m)

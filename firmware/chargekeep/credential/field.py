@@ -14,19 +14,19 @@ _SUB = const(4)  # d = a - b
 # 5 SELECT: d, d + 1, d + 2 = this column's entry of table b for scalar b, sign applied
 
 _LOW = const((1 << 255) - 1)
-_TEETH = const(7)
-_SPACING = const(37)
+_TEETH = const(6)
+_SPACING = const(43)
 _REGISTERS = const(19)
 
 
 class Machine:
     """A register file of field elements, two comb tables and their scalars.
 
-    A comb table is 64 entries of 96 bytes: y + x, y - x and 2dxy of a point, each 32 bytes
-    little-endian. Scalars are comb digits: bit i + 37j is 1 for +, 0 for - of tooth j, column i.
+    A comb table is 32 entries of 96 bytes: y + x, y - x and 2dxy of a point, each 32 bytes
+    little-endian. Scalars are comb digits: bit i + 43j is 1 for +, 0 for - of tooth j, column i.
     """
 
-    COLUMNS = 2  # that a run should do at most, a divisor of 36; some 10 ms on ESP32
+    COLUMNS = 2  # that a run should do at most, a divisor of 42; some 10 ms on ESP32
 
     def __init__(self, tables=(), scalars=()):
         self._r = [0] * _REGISTERS

@@ -19,7 +19,7 @@ _SCALAR_SIZE = const(36)
 class Machine:
     """As `field.Machine`. A register holds 32 bytes, little-endian, below 2^256 - 38."""
 
-    COLUMNS = 12  # that a run should do at most, a divisor of 36: 3 ms
+    COLUMNS = 7  # that a run should do at most, a divisor of 42: 2 ms
 
     def __init__(self, tables=(), scalars=()):
         self._state = bytearray(_HEAD + 32 * _REGISTERS)
@@ -232,7 +232,7 @@ def _run(r0, r1, r2, r3):
     data(2, 0xC778)  # stmia r7!, {r3-r6}
     b(next)
 
-    # The seven digits of this column, then their entry: y + x, y - x, 2dxy; for a negative one the
+    # The six digits of this column, then their entry: y + x, y - x, 2dxy; for a negative one the
     # first two change places and the third its sign.
 
     label(select)
@@ -245,7 +245,7 @@ def _run(r0, r1, r2, r3):
     data(2, 0x446A)  # add r2, sp
     ldr(r6, [r2, 12])  # r6: table
     ldrb(r4, [r4, 0])
-    add(r4, 222)  # r4: bit number, column + 37 * 6
+    add(r4, 215)  # r4: bit number, column + 43 * 5
     mov(r2, 0)
 
     label(digit)
@@ -256,12 +256,12 @@ def _run(r0, r1, r2, r3):
     add(r1, 1)
     lsr(r3, r1)
     adc(r2, r2)
-    sub(r4, 37)
+    sub(r4, 43)
     bpl(digit)
-    lsr(r3, r2, 6)  # 1: positive
+    lsr(r3, r2, 5)  # 1: positive
     neg(r4, r3)
     eor(r2, r4)
-    mov(r5, 63)
+    mov(r5, 31)
     and_(r2, r5)
     mov(r5, 96)
     mul(r2, r5)

@@ -320,118 +320,7 @@ def address():
     eor(r7, r6)
     mvn(r7, r7)
     push({r7})
-    bl(mul64)  # M
-    data(2, 0x9900)  # ldr r1, [sp, #0]
-    eor(r0, r1)
-    eor(r5, r1)
-    eor(r6, r1)
-    eor(r7, r1)
-    push({r0, r5, r6, r7})
-    data(2, 0x9C06)  # ldr r4, [sp, #24]
-    data(2, 0x9E07)  # ldr r6, [sp, #28]
-    data(2, 0xCC03)  # ldmia r4!, {r0, r1}
-    data(2, 0xCE0C)  # ldmia r6!, {r2, r3}
-    bl(mul64)  # L
-    data(2, 0x9905)  # ldr r1, [sp, #20]
-    data(2, 0xC1E1)  # stmia r1!, {r0, r5, r6, r7}
-    data(2, 0x9C06)  # ldr r4, [sp, #24]
-    data(2, 0x9E07)  # ldr r6, [sp, #28]
-    ldr(r0, [r4, 8])
-    ldr(r1, [r4, 12])
-    ldr(r2, [r6, 8])
-    ldr(r3, [r6, 12])
-    bl(mul64)  # H
-    data(2, 0x9905)  # ldr r1, [sp, #20]
-    data(2, 0xC91E)  # ldmia r1, {r1, r2, r3, r4}
-    add(r3, r3, r0)  # T = L1 + H0
-    adc(r4, r5)
-    mov(r0, 0)
-    adc(r0, r0)
-    add(r1, r1, r3)  # w1 = T + L0
-    adc(r2, r4)
-    adc(r3, r6)  # w2 = T + H1
-    adc(r4, r7)
-    mov(r5, 0)
-    adc(r6, r5)
-    adc(r7, r5)
-    add(r3, r3, r0)  # the carry of T, at w2 and w3
-    adc(r4, r5)
-    adc(r6, r0)
-    adc(r7, r5)
-    data(2, 0x9804)  # ldr r0, [sp, #16]
-    add(r0, r0, r0)  # +- M
-    pop({r0, r5})
-    adc(r1, r0)
-    adc(r2, r5)
-    pop({r0, r5})
-    adc(r3, r0)
-    adc(r4, r5)
-    pop({r0, r5})
-    adc(r6, r0)
-    adc(r7, r0)
-    add(r5, 8)
-    data(2, 0xC51E)  # stmia r5!, {r1-r4}
-    data(2, 0xC5C0)  # stmia r5!, {r6, r7}
-    pop({r0, r1, pc})
-
-    # r0: 8 words out, r1: 4 words in
-
-    label(sqr128)
-    push({r0, r1, lr})
-    data(2, 0xC90F)  # ldmia r1, {r0, r1, r2, r3}
-    sub(r0, r0, r2)
-    sbc(r1, r3)
-    sbc(r4, r4)
-    eor(r0, r4)
-    eor(r1, r4)
-    sub(r0, r0, r4)
-    sbc(r1, r4)
-    bl(sqr64)  # M
-    push({r2, r3, r4, r5})
-    data(2, 0x9805)  # ldr r0, [sp, #20]
-    data(2, 0xC803)  # ldmia r0, {r0, r1}
-    bl(sqr64)  # L
-    data(2, 0x9804)  # ldr r0, [sp, #16]
-    data(2, 0xC03C)  # stmia r0!, {r2-r5}
-    data(2, 0x9905)  # ldr r1, [sp, #20]
-    ldr(r0, [r1, 8])
-    ldr(r1, [r1, 12])
-    bl(sqr64)  # H
-    data(2, 0x9E04)  # ldr r6, [sp, #16]
-    data(2, 0xCEC3)  # ldmia r6, {r0, r1, r6, r7}
-    add(r6, r6, r2)  # T
-    adc(r7, r3)
-    mov(r2, 0)
-    adc(r2, r2)
-    mov(r3, 0)
-    add(r0, r0, r6)  # w1
-    adc(r1, r7)
-    adc(r6, r4)  # w2
-    adc(r7, r5)
-    adc(r4, r3)
-    adc(r5, r3)
-    add(r6, r6, r2)
-    adc(r7, r3)
-    adc(r4, r2)
-    adc(r5, r3)
-    pop({r2, r3})  # - M
-    sub(r0, r0, r2)
-    sbc(r1, r3)
-    pop({r2, r3})
-    sbc(r6, r2)
-    sbc(r7, r3)
-    mov(r2, 0)
-    sbc(r4, r2)
-    sbc(r5, r2)
-    pop({r2, r3})
-    add(r2, 8)
-    data(2, 0xC2C3)  # stmia r2!, {r0, r1, r6, r7}
-    data(2, 0xC230)  # stmia r2!, {r4, r5}
-    pop({pc})
-
-    # (r0, r1) * (r2, r3) to r0, r5, r6, r7. As above, with halves of 32 bits.
-
-    label(mul64)
+    # M = (r0, r1) * (r2, r3) to r0, r5, r6, r7
     mov(r8, r0)
     mov(r9, r1)
     mov(r10, r2)
@@ -519,11 +408,249 @@ def address():
     adc(r7, r4)
     add(r6, r6, r3)
     adc(r7, r3)
-    bx(lr)
+    # end of M
+    data(2, 0x9900)  # ldr r1, [sp, #0]
+    eor(r0, r1)
+    eor(r5, r1)
+    eor(r6, r1)
+    eor(r7, r1)
+    push({r0, r5, r6, r7})
+    data(2, 0x9C06)  # ldr r4, [sp, #24]
+    data(2, 0x9E07)  # ldr r6, [sp, #28]
+    data(2, 0xCC03)  # ldmia r4!, {r0, r1}
+    data(2, 0xCE0C)  # ldmia r6!, {r2, r3}
+    # L = (r0, r1) * (r2, r3) to r0, r5, r6, r7
+    mov(r8, r0)
+    mov(r9, r1)
+    mov(r10, r2)
+    mov(r11, r3)
+    sub(r0, r0, r1)
+    sbc(r4, r4)
+    eor(r0, r4)
+    sub(r0, r0, r4)
+    sub(r3, r3, r2)
+    sbc(r7, r7)
+    eor(r3, r7)
+    sub(r3, r3, r7)
+    eor(r7, r4)  # -1: M is subtracted
+    data(2, 0xB285)  # uxth r5, r0; M = r0 * r3, in r5 and r6
+    lsr(r0, r0, 16)
+    lsr(r2, r3, 16)
+    data(2, 0xB29B)  # uxth r3, r3
+    mov(r6, r0)
+    mul(r0, r3)
+    mul(r6, r2)
+    mul(r2, r5)
+    mul(r5, r3)
+    lsl(r4, r0, 16)
+    lsr(r0, r0, 16)
+    add(r5, r5, r4)
+    adc(r6, r0)
+    lsl(r4, r2, 16)
+    lsr(r2, r2, 16)
+    add(r5, r5, r4)
+    adc(r6, r2)
+    eor(r5, r7)
+    eor(r6, r7)
+    mov(r0, r8)  # L = r8 * r10, in r8 and r10
+    mov(r2, r10)
+    data(2, 0xB281)  # uxth r1, r0
+    lsr(r0, r0, 16)
+    lsr(r3, r2, 16)
+    data(2, 0xB292)  # uxth r2, r2
+    mov(r4, r0)
+    mul(r0, r2)
+    mul(r4, r3)
+    mul(r3, r1)
+    mul(r1, r2)
+    lsl(r2, r0, 16)
+    lsr(r0, r0, 16)
+    add(r1, r1, r2)
+    adc(r4, r0)
+    lsl(r2, r3, 16)
+    lsr(r3, r3, 16)
+    add(r1, r1, r2)
+    adc(r4, r3)
+    mov(r8, r1)
+    mov(r10, r4)
+    mov(r0, r9)  # H = r9 * r11, in r1 and r4
+    mov(r2, r11)
+    data(2, 0xB281)  # uxth r1, r0
+    lsr(r0, r0, 16)
+    lsr(r3, r2, 16)
+    data(2, 0xB292)  # uxth r2, r2
+    mov(r4, r0)
+    mul(r0, r2)
+    mul(r4, r3)
+    mul(r3, r1)
+    mul(r1, r2)
+    lsl(r2, r0, 16)
+    lsr(r0, r0, 16)
+    add(r1, r1, r2)
+    adc(r4, r0)
+    lsl(r2, r3, 16)
+    lsr(r3, r3, 16)
+    add(r1, r1, r2)
+    adc(r4, r3)
+    mov(r2, r10)  # T = L1 + H0
+    add(r2, r2, r1)
+    mov(r3, 0)
+    adc(r3, r3)
+    mov(r0, r8)
+    add(r1, r7, r7)  # carry: M is subtracted
+    adc(r5, r0)
+    adc(r6, r4)
+    mov(r1, 0)
+    adc(r7, r1)
+    add(r5, r5, r2)
+    adc(r6, r2)
+    adc(r7, r4)
+    add(r6, r6, r3)
+    adc(r7, r3)
+    # end of L
+    data(2, 0x9905)  # ldr r1, [sp, #20]
+    data(2, 0xC1E1)  # stmia r1!, {r0, r5, r6, r7}
+    data(2, 0x9C06)  # ldr r4, [sp, #24]
+    data(2, 0x9E07)  # ldr r6, [sp, #28]
+    ldr(r0, [r4, 8])
+    ldr(r1, [r4, 12])
+    ldr(r2, [r6, 8])
+    ldr(r3, [r6, 12])
+    # H = (r0, r1) * (r2, r3) to r0, r5, r6, r7
+    mov(r8, r0)
+    mov(r9, r1)
+    mov(r10, r2)
+    mov(r11, r3)
+    sub(r0, r0, r1)
+    sbc(r4, r4)
+    eor(r0, r4)
+    sub(r0, r0, r4)
+    sub(r3, r3, r2)
+    sbc(r7, r7)
+    eor(r3, r7)
+    sub(r3, r3, r7)
+    eor(r7, r4)  # -1: M is subtracted
+    data(2, 0xB285)  # uxth r5, r0; M = r0 * r3, in r5 and r6
+    lsr(r0, r0, 16)
+    lsr(r2, r3, 16)
+    data(2, 0xB29B)  # uxth r3, r3
+    mov(r6, r0)
+    mul(r0, r3)
+    mul(r6, r2)
+    mul(r2, r5)
+    mul(r5, r3)
+    lsl(r4, r0, 16)
+    lsr(r0, r0, 16)
+    add(r5, r5, r4)
+    adc(r6, r0)
+    lsl(r4, r2, 16)
+    lsr(r2, r2, 16)
+    add(r5, r5, r4)
+    adc(r6, r2)
+    eor(r5, r7)
+    eor(r6, r7)
+    mov(r0, r8)  # L = r8 * r10, in r8 and r10
+    mov(r2, r10)
+    data(2, 0xB281)  # uxth r1, r0
+    lsr(r0, r0, 16)
+    lsr(r3, r2, 16)
+    data(2, 0xB292)  # uxth r2, r2
+    mov(r4, r0)
+    mul(r0, r2)
+    mul(r4, r3)
+    mul(r3, r1)
+    mul(r1, r2)
+    lsl(r2, r0, 16)
+    lsr(r0, r0, 16)
+    add(r1, r1, r2)
+    adc(r4, r0)
+    lsl(r2, r3, 16)
+    lsr(r3, r3, 16)
+    add(r1, r1, r2)
+    adc(r4, r3)
+    mov(r8, r1)
+    mov(r10, r4)
+    mov(r0, r9)  # H = r9 * r11, in r1 and r4
+    mov(r2, r11)
+    data(2, 0xB281)  # uxth r1, r0
+    lsr(r0, r0, 16)
+    lsr(r3, r2, 16)
+    data(2, 0xB292)  # uxth r2, r2
+    mov(r4, r0)
+    mul(r0, r2)
+    mul(r4, r3)
+    mul(r3, r1)
+    mul(r1, r2)
+    lsl(r2, r0, 16)
+    lsr(r0, r0, 16)
+    add(r1, r1, r2)
+    adc(r4, r0)
+    lsl(r2, r3, 16)
+    lsr(r3, r3, 16)
+    add(r1, r1, r2)
+    adc(r4, r3)
+    mov(r2, r10)  # T = L1 + H0
+    add(r2, r2, r1)
+    mov(r3, 0)
+    adc(r3, r3)
+    mov(r0, r8)
+    add(r1, r7, r7)  # carry: M is subtracted
+    adc(r5, r0)
+    adc(r6, r4)
+    mov(r1, 0)
+    adc(r7, r1)
+    add(r5, r5, r2)
+    adc(r6, r2)
+    adc(r7, r4)
+    add(r6, r6, r3)
+    adc(r7, r3)
+    # end of H
+    data(2, 0x9905)  # ldr r1, [sp, #20]
+    data(2, 0xC91E)  # ldmia r1, {r1, r2, r3, r4}
+    add(r3, r3, r0)  # T = L1 + H0
+    adc(r4, r5)
+    mov(r0, 0)
+    adc(r0, r0)
+    add(r1, r1, r3)  # w1 = T + L0
+    adc(r2, r4)
+    adc(r3, r6)  # w2 = T + H1
+    adc(r4, r7)
+    mov(r5, 0)
+    adc(r6, r5)
+    adc(r7, r5)
+    add(r3, r3, r0)  # the carry of T, at w2 and w3
+    adc(r4, r5)
+    adc(r6, r0)
+    adc(r7, r5)
+    data(2, 0x9804)  # ldr r0, [sp, #16]
+    add(r0, r0, r0)  # +- M
+    pop({r0, r5})
+    adc(r1, r0)
+    adc(r2, r5)
+    pop({r0, r5})
+    adc(r3, r0)
+    adc(r4, r5)
+    pop({r0, r5})
+    adc(r6, r0)
+    adc(r7, r0)
+    add(r5, 8)
+    data(2, 0xC51E)  # stmia r5!, {r1-r4}
+    data(2, 0xC5C0)  # stmia r5!, {r6, r7}
+    pop({r0, r1, pc})
 
-    # (r0, r1) squared, to r2 to r5
+    # r0: 8 words out, r1: 4 words in
 
-    label(sqr64)
+    label(sqr128)
+    push({r0, r1, lr})
+    data(2, 0xC90F)  # ldmia r1, {r0, r1, r2, r3}
+    sub(r0, r0, r2)
+    sbc(r1, r3)
+    sbc(r4, r4)
+    eor(r0, r4)
+    eor(r1, r4)
+    sub(r0, r0, r4)
+    sbc(r1, r4)
+    # M = (r0, r1) squared, to r2 to r5
     data(2, 0xB282)  # uxth r2, r0
     lsr(r3, r0, 16)
     data(2, 0xB28C)  # uxth r4, r1
@@ -571,4 +698,141 @@ def address():
     adc(r4, r7)
     mov(r0, 0)
     adc(r5, r0)
-    bx(lr)
+    # end of M
+    push({r2, r3, r4, r5})
+    data(2, 0x9805)  # ldr r0, [sp, #20]
+    data(2, 0xC803)  # ldmia r0, {r0, r1}
+    # L = (r0, r1) squared, to r2 to r5
+    data(2, 0xB282)  # uxth r2, r0
+    lsr(r3, r0, 16)
+    data(2, 0xB28C)  # uxth r4, r1
+    lsr(r5, r1, 16)
+    mov(r8, r2)
+    mov(r0, r2)  # the cross product, in r0 and r7
+    mul(r0, r4)
+    mov(r1, r2)
+    mul(r1, r5)
+    mov(r6, r3)
+    mul(r6, r4)
+    mov(r7, r3)
+    mul(r7, r5)
+    lsl(r2, r1, 16)
+    lsr(r1, r1, 16)
+    add(r0, r0, r2)
+    adc(r7, r1)
+    lsl(r2, r6, 16)
+    lsr(r6, r6, 16)
+    add(r0, r0, r2)
+    adc(r7, r6)
+    add(r0, r0, r0)  # twice
+    adc(r7, r7)
+    mov(r1, 0)
+    adc(r1, r1)
+    mov(r6, r4)  # r1 squared, in r4 and r5
+    mul(r6, r5)
+    mul(r4, r4)
+    mul(r5, r5)
+    lsl(r2, r6, 17)
+    lsr(r6, r6, 15)
+    add(r4, r4, r2)
+    adc(r5, r6)
+    add(r5, r5, r1)
+    mov(r2, r8)  # r0 squared, in r2 and r3
+    mov(r6, r2)
+    mul(r6, r3)
+    mul(r2, r2)
+    mul(r3, r3)
+    lsl(r1, r6, 17)
+    lsr(r6, r6, 15)
+    add(r2, r2, r1)
+    adc(r3, r6)
+    add(r3, r3, r0)
+    adc(r4, r7)
+    mov(r0, 0)
+    adc(r5, r0)
+    # end of L
+    data(2, 0x9804)  # ldr r0, [sp, #16]
+    data(2, 0xC03C)  # stmia r0!, {r2-r5}
+    data(2, 0x9905)  # ldr r1, [sp, #20]
+    ldr(r0, [r1, 8])
+    ldr(r1, [r1, 12])
+    # H = (r0, r1) squared, to r2 to r5
+    data(2, 0xB282)  # uxth r2, r0
+    lsr(r3, r0, 16)
+    data(2, 0xB28C)  # uxth r4, r1
+    lsr(r5, r1, 16)
+    mov(r8, r2)
+    mov(r0, r2)  # the cross product, in r0 and r7
+    mul(r0, r4)
+    mov(r1, r2)
+    mul(r1, r5)
+    mov(r6, r3)
+    mul(r6, r4)
+    mov(r7, r3)
+    mul(r7, r5)
+    lsl(r2, r1, 16)
+    lsr(r1, r1, 16)
+    add(r0, r0, r2)
+    adc(r7, r1)
+    lsl(r2, r6, 16)
+    lsr(r6, r6, 16)
+    add(r0, r0, r2)
+    adc(r7, r6)
+    add(r0, r0, r0)  # twice
+    adc(r7, r7)
+    mov(r1, 0)
+    adc(r1, r1)
+    mov(r6, r4)  # r1 squared, in r4 and r5
+    mul(r6, r5)
+    mul(r4, r4)
+    mul(r5, r5)
+    lsl(r2, r6, 17)
+    lsr(r6, r6, 15)
+    add(r4, r4, r2)
+    adc(r5, r6)
+    add(r5, r5, r1)
+    mov(r2, r8)  # r0 squared, in r2 and r3
+    mov(r6, r2)
+    mul(r6, r3)
+    mul(r2, r2)
+    mul(r3, r3)
+    lsl(r1, r6, 17)
+    lsr(r6, r6, 15)
+    add(r2, r2, r1)
+    adc(r3, r6)
+    add(r3, r3, r0)
+    adc(r4, r7)
+    mov(r0, 0)
+    adc(r5, r0)
+    # end of H
+    data(2, 0x9E04)  # ldr r6, [sp, #16]
+    data(2, 0xCEC3)  # ldmia r6, {r0, r1, r6, r7}
+    add(r6, r6, r2)  # T
+    adc(r7, r3)
+    mov(r2, 0)
+    adc(r2, r2)
+    mov(r3, 0)
+    add(r0, r0, r6)  # w1
+    adc(r1, r7)
+    adc(r6, r4)  # w2
+    adc(r7, r5)
+    adc(r4, r3)
+    adc(r5, r3)
+    add(r6, r6, r2)
+    adc(r7, r3)
+    adc(r4, r2)
+    adc(r5, r3)
+    pop({r2, r3})  # - M
+    sub(r0, r0, r2)
+    sbc(r1, r3)
+    pop({r2, r3})
+    sbc(r6, r2)
+    sbc(r7, r3)
+    mov(r2, 0)
+    sbc(r4, r2)
+    sbc(r5, r2)
+    pop({r2, r3})
+    add(r2, 8)
+    data(2, 0xC2C3)  # stmia r2!, {r0, r1, r6, r7}
+    data(2, 0xC230)  # stmia r2!, {r4, r5}
+    pop({pc})
