@@ -240,3 +240,20 @@ def test_migrations_end_at_the_schema_of_the_code(tmp_path):
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     store.connect(f"sqlite:///{tmp_path / 'new.db'}")  # a second time changes nothing
+
+
+def test_metrics(host):
+    from urllib.request import urlopen
+
+    pytest.importorskip("prometheus_client")
+    from chargekeep_tools.reconcile import metrics
+
+    charger = host.add(Charger("cp-1"))
+    charger.charge(1000)
+    charger.update()
+    host.give(charger, *charger.batches(), b"garbage")
+    port = metrics.serve(host.reconciler, 0)
+    text = urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+    assert 'chargekeep_batches_total{outcome="accepted"} 1.0' in text
+    assert "chargekeep_batches_refused_total{code=" in text
+    assert "chargekeep_bills 1.0" in text and "chargekeep_projection_backlog_slots 0.0" in text

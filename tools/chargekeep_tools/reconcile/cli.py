@@ -1,5 +1,6 @@
 """`chargekeep reconcile`: take in what stations send, bill it, and work off what is odd."""
 
+import asyncio
 import logging
 import signal
 import time
@@ -104,6 +105,9 @@ def run_command(
     seconds: Annotated[
         float | None, typer.Option(help="Stop after so many seconds [never].")
     ] = None,
+    metrics: Annotated[
+        int | None, typer.Option(help="Port on loopback for Prometheus [none].")
+    ] = None,
     key: KeyOption = None,
     home: HomeOption = None,
 ) -> None:
@@ -128,6 +132,10 @@ def run_command(
                 return
             time.sleep(1)
     reconciler = reconciler_for(Home(home), engine, key, source.publish)
+    if metrics is not None:
+        from chargekeep_tools.reconcile import metrics as prometheus
+
+        prometheus.serve(reconciler, metrics)
     give_up = None if seconds is None else time.monotonic() + seconds
     source.run(
         reconciler, lambda: bool(ending) or (give_up is not None and time.monotonic() > give_up)
@@ -297,6 +305,27 @@ def retry_command(
     projector = Projector(engine_for(home, database), Stations(the_home), HomeBooks(the_home))
     count = projector.retry()
     show({"bills": count}, as_json, lambda: print(f"{count} billed"))
+
+
+@app.command("deliver")
+def deliver_command(
+    csms: Annotated[
+        str, typer.Option(envvar="CHARGEKEEP_CSMS", help="ws:// or wss:// URL without station.")
+    ],
+    database: DatabaseOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hand billed transactions to an OCPP 2.0.1 CSMS; run it again to go on."""
+    from websockets.exceptions import WebSocketException
+
+    from chargekeep_tools.reconcile import ocpp
+
+    try:
+        count = asyncio.run(ocpp.deliver(engine_for(home, database), csms, int(time.time())))
+    except (OSError, WebSocketException, TimeoutError) as error:
+        raise ToolError(f"{csms}: {error}", Exit.BROKER, "what it answered is kept; run it again")
+    show({"delivered": count}, as_json, lambda: print(f"{count} delivered"))
 
 
 WhereOption = Annotated[

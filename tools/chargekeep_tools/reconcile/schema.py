@@ -141,6 +141,15 @@ adjustments = sa.Table(
     sa.ForeignKeyConstraint(["log", "tx"], ["bills.log", "bills.tx"], **_LATE),
 )
 
+# Transactions that were handed to a CSMS; a rebuild keeps them.
+delivered = sa.Table(
+    "delivered",
+    metadata,
+    sa.Column("log", _Id, primary_key=True),
+    sa.Column("tx", sa.BigInteger, primary_key=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
+)
+
 exceptions = sa.Table(
     "exceptions",
     metadata,

@@ -28,7 +28,7 @@ from chargekeep_tools.reconcile.schema import (
 )
 from chargekeep_tools.reconcile.verify import Batch, Station, genesis, read_batch
 
-REVISION = "0001"  # the newest in migrations/versions
+REVISION = "0002"  # the newest in migrations/versions
 _MOVE = (
     logs.update()
     .where(logs.c.id == sa.bindparam("key"), logs.c.head_seq == sa.bindparam("was"))

@@ -1,0 +1,147 @@
+"""Hands billed transactions to an OCPP 2.0.1 CSMS, as TransactionEvents with `offline` set.
+
+An operator so keeps his back end. Each station connects under its own name; a transaction is
+marked as delivered when all its events were answered, and comes again whole after a crash: the
+same transactionId and seqNo tell the CSMS that it has it (OCPP 2.0.1 part 2, E04).
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from ocpp.v201 import ChargePoint, call, datatypes, enums
+from websockets.asyncio.client import connect
+from websockets.typing import Subprotocol
+
+from chargekeep_tools import wire
+from chargekeep_tools.reconcile.project import TX_ENDED, TX_STARTED, TX_UPDATED
+from chargekeep_tools.reconcile.schema import batches, bills, delivered, logs, records
+
+_KINDS = {TX_STARTED: "Started", TX_UPDATED: "Updated", TX_ENDED: "Ended"}
+_STAMP = 4
+_PROTOCOL = Subprotocol("ocpp2.0.1")
+# FORMATS.md section 4 encodes these enumerations of OCPP 2.0.1 part 2, section 3
+TRIGGERS = (
+    "Authorized CablePluggedIn ChargingStateChanged Deauthorized EnergyLimitReached "
+    "EVCommunicationLost MeterValueClock MeterValuePeriodic TimeLimitReached StopAuthorized "
+    "UnlockCommand RemoteStop AbnormalCondition ResetCommand EVDeparted Trigger"
+).split()
+STATES = "Charging EVConnected SuspendedEV SuspendedEVSE Idle".split()
+REASONS = (
+    "DeAuthorized EmergencyStop EnergyLimitReached EVDisconnected GroundFault Local MasterPass "
+    "Other PowerLoss PowerQuality Reboot Remote SOCLimitReached StoppedByEV TimeLimitReached "
+    "Timeout"
+).split()
+
+
+def undelivered(connection: sa.Connection) -> list[Any]:
+    """Billed transactions that no CSMS has yet: log, station, log_id, tx; in order."""
+    key = sa.and_(delivered.c.log == bills.c.log, delivered.c.tx == bills.c.tx)
+    query = (
+        sa.select(logs.c.id, logs.c.station, logs.c.log_id, bills.c.tx)
+        .select_from(bills)
+        .join(logs, logs.c.id == bills.c.log)
+        .outerjoin(delivered, key)
+        .where(delivered.c.tx.is_(None))
+        .order_by(logs.c.id, bills.c.tx)
+    )
+    return list(connection.execute(query).all())
+
+
+def events(connection: sa.Connection, row: Any) -> Iterable[call.TransactionEvent]:
+    """The TransactionEvents of one transaction, in the order of its records."""
+    query = (
+        sa.select(records)
+        .where(records.c.log == row.id, records.c.type.in_(_KINDS))
+        .order_by(records.c.seq)
+    )
+    first = sa.select(sa.func.min(batches.c.received)).where(batches.c.log == row.id)
+    received = connection.scalar(first) or 0
+    for record in connection.execute(query).mappings():
+        body = wire.loads(record["payload"])[_STAMP:]
+        if body[0] == row.tx:
+            # A station that did not know the time: when the host first heard of it.
+            when = record["time"] if record["time"] is not None else received
+            stamp = datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            yield _event(row, record["type"], body, stamp)
+
+
+def _event(row: Any, kind: int, body: list[Any], stamp: str) -> call.TransactionEvent:
+    transaction = datatypes.TransactionType(transaction_id=f"{row.log_id.hex()[:24]}-{row.tx}")
+    extra: dict[str, Any] = {}
+    if kind == TX_STARTED:
+        _, evse, connector, id_token, _, _, register, *_ = body
+        seq_no, trigger, context = 0, body[12], "Transaction.Begin"
+        extra["evse"] = datatypes.EVSEType(id=evse, connector_id=connector)
+        if id_token is not None:  # the hash: stations know no readable IdToken
+            extra["id_token"] = datatypes.IdTokenType(
+                id_token=id_token.hex(), type=enums.IdTokenEnumType.local
+            )
+    elif kind == TX_UPDATED:
+        _, seq_no, trigger, register, state = body[:5]
+        transaction.charging_state = _name(STATES, state)
+        context = "Sample.Periodic"
+    else:
+        _, seq_no, trigger, reason, register = body[:5]
+        transaction.stopped_reason = _name(REASONS, reason)
+        context = "Transaction.End"
+    if register is not None:
+        sample = datatypes.SampledValueType(
+            value=register,
+            context=enums.ReadingContextEnumType(context),
+            measurand=enums.MeasurandEnumType("Energy.Active.Import.Register"),
+            unit_of_measure=datatypes.UnitOfMeasureType(unit="Wh"),
+        )
+        extra["meter_value"] = [datatypes.MeterValueType(timestamp=stamp, sampled_value=[sample])]
+    return call.TransactionEvent(
+        event_type=enums.TransactionEventEnumType(_KINDS[kind]),
+        timestamp=stamp,
+        trigger_reason=enums.TriggerReasonEnumType(_name(TRIGGERS, trigger) or "Trigger"),
+        seq_no=seq_no,
+        transaction_info=transaction,
+        offline=True,
+        **extra,
+    )
+
+
+def _name(names: Sequence[str], number: int) -> Any:
+    return names[number - 1] if 0 < number <= len(names) else None
+
+
+async def deliver(engine: sa.Engine, url: str, now: int) -> int:
+    """Hand over what was not yet; returns how many transactions. `url`: without the station.
+
+    Raises OSError or what websockets raises where the CSMS is away; what it answered is marked.
+    """
+    with engine.connect() as connection:
+        rows = undelivered(connection)
+    count = 0
+    for station in dict.fromkeys(row.station for row in rows):
+        async with connect(f"{url.rstrip('/')}/{station}", subprotocols=[_PROTOCOL]) as socket:
+            point = ChargePoint(station, socket)
+            own = [row for row in rows if row.station == station]
+            listening = asyncio.create_task(point.start())
+            working = asyncio.create_task(_deliver(engine, point, own, now))
+            try:
+                await asyncio.wait({working, listening}, return_when="FIRST_COMPLETED")
+                if not working.done():
+                    raise ConnectionError("closed by the CSMS")
+                count += working.result()
+            finally:
+                for task in (working, listening):
+                    task.cancel()
+                await asyncio.gather(working, listening, return_exceptions=True)
+    return count
+
+
+async def _deliver(engine: sa.Engine, point: ChargePoint, rows: list[Any], now: int) -> int:
+    for row in rows:
+        with engine.connect() as connection:
+            sent = list(events(connection, row))
+        for event in sent:
+            await point.call(event, suppress=False)
+        with engine.begin() as connection:
+            connection.execute(delivered.insert().values(log=row.id, tx=row.tx, at=now))
+    return len(rows)
