@@ -80,7 +80,8 @@ class App:
         self._kid = hashlib.sha256(public_key).digest()[:4]
         self._wire_charging()
         self._wire_network(cbor.loads(core.store.read("network") or b"\xa0"))
-        self.supervisor = Supervisor(board.watchdog(), self.health, time.ticks_ms, time.ticks_diff)
+        self.watchdog = board.watchdog()
+        self.supervisor = Supervisor(self.watchdog, self.health, time.ticks_ms, time.ticks_diff)
         self._trial = Trial(self.ledger, self.health)
         self._ticks = 0
         self._heap_peak = 0
@@ -366,7 +367,7 @@ class App:
         """Serve for ever."""
         await self.objects.load()
         self._on_change("config")
-        self.machine.resume()
+        self.machine.resume(self.watchdog.feed)
         supervisor = self.supervisor
         supervisor.add("sampler", self.sampler.run)
         supervisor.add("machine", self._serve_machine)
