@@ -75,7 +75,7 @@ def test_a_running_charger_answers_and_is_updated(home, tmp_path):
         # Still the same boot: nothing that was asked stopped it
         assert ask(board.port, "status")["boot"] == boots
 
-        second = bundles.build(home, "hall", "UNIX", version="0.0.2")
+        second = bundles.sign(home, "hall", "UNIX", first.files, version=2, text="0.0.2")
         assert live.make_quiet(board.port)
         with opened(board.port) as device:
             result = update.stage(device, second)

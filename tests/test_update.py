@@ -16,7 +16,7 @@ from functools import cache
 import pytest
 
 from chargekeep_tools import bundle as bundles
-from chargekeep_tools import keys, provision, trust, update, upload, wire
+from chargekeep_tools import keys, provision, trust, update, wire
 from chargekeep_tools.codes import Exit, ToolError
 from chargekeep_tools.device import opened
 from chargekeep_tools.home import Home
@@ -94,8 +94,7 @@ def template(home, folder):
     with SimBoard(folder) as board, opened(board.port) as device:
         provision.commission(home, device, "hall", "bay-1")
         provision.install(home, device, "bay-1")
-        device.run("from chargekeep.update import usb")
-        update.call(device, f"'adopt', {upload.b2a_base64(first.manifest)!r}")
+        update.adopt(device, first)
 
 
 def wait_for(board, version, seconds=10):

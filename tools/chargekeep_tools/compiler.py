@@ -60,5 +60,10 @@ def compile_firmware(
     texts = {path: source.read_text() for path, source in sources.items()}
     return {
         path.removesuffix(".py") + ".mpy": compile_module(text, path, architecture)
-        for path, text in shorten(texts).items()
+        for path, text in _shortened(tuple(sorted(texts.items())))
     }
+
+
+@cache
+def _shortened(texts: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    return tuple(shorten(dict(texts)).items())

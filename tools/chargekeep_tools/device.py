@@ -19,7 +19,10 @@ from chargekeep_tools.codes import Exit, ToolError
 _READ_TIMEOUT_S = 5
 _ATTEMPTS = 6
 _ENTER_S = 2
-_RESTART_S = 0.2
+# Collect often, or what importing leaves behind scatters the heap of a small board
+_FRUGAL = "import gc\ngc.threshold(8192)"
+_RESTART_S = 5
+_PROMPTS = (b"raw REPL; CTRL-B to exit\r\n>", b">>> ")
 
 
 class Device:
@@ -63,10 +66,25 @@ class Device:
         """Restart into a REPL with empty memory: the charger stays out this once."""
         # Leaving the program is a soft reset. boot.py runs, main.py sees the file and ends.
         self.leave("with open('service', 'w'): pass\nraise SystemExit")
-        time.sleep(_RESTART_S)
+        self._await_prompt()
         _interrupt(self.transport, self.port)
         # Where the REPL stayed in raw mode, main.py did not run
         self.run("import os\ntry: os.remove('service')\nexcept OSError: pass")
+        self.run(_FRUGAL)
+
+    def _await_prompt(self) -> None:
+        # Ctrl-C before it would end boot.py instead of what runs after it.
+        serial: Any = self.transport.serial
+        seen = b""
+        deadline = time.monotonic() + _RESTART_S
+        while not seen.endswith(_PROMPTS) and time.monotonic() < deadline:
+            try:
+                serial.timeout = 0.1
+                seen += self.transport.read_until(1, b">", timeout=1)
+                if seen.endswith(b">>>"):
+                    seen += self.transport.read_until(1, b" ", timeout=1)
+            except (TransportError, SerialException, OSError, TypeError):
+                return  # gone; who speaks to it next says so
 
     def leave(self, code: str) -> None:
         """Start `code` and do not wait: it restarts the board, and the connection ends."""
@@ -129,7 +147,9 @@ def opened(port: str) -> Iterator[Device]:
         raise ToolError(f"no board at {port}: {error}", Exit.NO_DEVICE, "see: chargekeep boards")
     try:
         _interrupt(transport, port)
-        yield Device(transport, port)
+        device = Device(transport, port)
+        device.run(_FRUGAL)
+        yield device
     finally:
         try:
             transport.exit_raw_repl()

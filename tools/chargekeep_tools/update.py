@@ -3,7 +3,6 @@
 Only files that differ cross the line. The ledger, the keys and the counters are not touched.
 """
 
-from binascii import b2a_base64
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,9 +54,8 @@ def stage(
     checks everything but sends nothing.
     """
     device.run("from chargekeep.update import usb")
-    facts = call(device, "'hello'")
-    manifest = b2a_base64(bundle.manifest, newline=False)
-    begun = call(device, f"'begin', {manifest!r}")
+    facts = _offer(device, bundle)
+    begun = call(device, "'begin'")
     result = {"version": begun["version"], "current": begun["current"], "files": 0, "bytes": 0}
     if begun["current"]:
         return result
@@ -86,7 +84,15 @@ def restart(device: Device) -> None:
 def adopt(device: Device, bundle: bundles.Bundle) -> dict[str, Any]:
     """Have a new station prove the firmware that was uploaded before it could verify anything."""
     device.run("from chargekeep.update import usb")
-    return call(device, f"'adopt', {b2a_base64(bundle.manifest, newline=False)!r}")
+    _offer(device, bundle)
+    return call(device, "'adopt'")
+
+
+def _offer(device: Device, bundle: bundles.Bundle) -> dict[str, Any]:
+    facts = call(device, "'hello'")
+    put = "usb.run('offer', "
+    upload.send(device, put, "manifest", bundle.manifest, facts["deflate"], lambda *_: None)
+    return facts
 
 
 app = new_app("Update a station's firmware over USB.")

@@ -4,6 +4,7 @@
 import asyncio
 import io
 import json
+import os
 import sys
 from binascii import a2b_base64
 
@@ -17,6 +18,8 @@ try:
     from deflate import RAW, DeflateIO
 except ImportError:
     DeflateIO = None
+
+_OFFERED = "manifest.new"
 
 _stage = None
 _listed = None
@@ -49,12 +52,32 @@ def hello():
     }
 
 
-def begin(data):
-    """Verify the manifest `data` (base64) and say which files to send."""
+def offer(offset, data, packed):
+    """Bytes (base64, deflated if `packed`) of the manifest that `begin` or `adopt` is to take."""
+    data = _unpack(data, packed)
+    with open(_OFFERED, "ab" if offset else "wb") as f:
+        f.write(data)
+    return {"next": offset + len(data)}
+
+
+def _offered():
+    with open(_OFFERED, "rb") as f:
+        data = f.read()
+    os.remove(_OFFERED)
+    return data
+
+
+def _unpack(data, packed):
+    data = a2b_base64(data)
+    return DeflateIO(io.BytesIO(data), RAW, 12).read() if packed else data
+
+
+def begin():
+    """Verify the manifest that was offered and say which files to send."""
     global _stage, _listed
     if slots.on_trial():
         raise ChargekeepError(errors.UPDATE_TRIAL)  # the other slot is what it falls back to
-    data = a2b_base64(data)
+    data = _offered()
     _listed = _verified(data)
     floor = _open().ledger.counter(slots.COUNTER)
     if _listed.version < floor:
@@ -84,9 +107,7 @@ def _installed():
 
 def put(index, offset, data, packed):
     """Bytes (base64, deflated if `packed`) of file `index` at `offset`."""
-    data = a2b_base64(data)
-    if packed:
-        data = DeflateIO(io.BytesIO(data), RAW, 12).read()
+    data = _unpack(data, packed)
     _stage.put(index, offset, data)
     return {"next": offset + len(data)}
 
@@ -98,9 +119,9 @@ def finish():
     return {"slot": _stage.slot, "version": _listed.version, "trial": True}
 
 
-def adopt(data):
+def adopt():
     """Prove the running slot, which was uploaded before there was a station to verify it."""
-    data = a2b_base64(data)
+    data = _offered()
     listed = _verified(data)
     Stage(listed, data, slots.running()).finish()
     return {"slot": slots.running(), "version": listed.version}
