@@ -47,7 +47,9 @@ class Part(TyperCommand):
         module, command, _ = PARTS[str(self.name)]
         app = importlib.import_module(f"chargekeep_tools.{module}").app
         loaded: Any = typer.main.get_command(app)
-        return loaded if command is None else loaded.get_command(None, command)
+        if command is None or not isinstance(loaded, TyperGroup):  # an app of one command is it
+            return loaded
+        return loaded.commands[command]
 
     def make_context(self, info_name, args, parent=None, **extra):
         return self.real().make_context(info_name, args, parent=parent, **extra)
