@@ -141,23 +141,39 @@ class Mount(Reader):
         self._work[KEY:SLOT_AT] = here.link
         self._seed = record.slot_seed(self.log_id, here.seq)
         self._next = here.first
+        operation = self._operation
+        pins = {}
         held = {}
         for i in range(count):
             at = self._at[i]
             if at in counters:
                 index, value = counters[at]
                 here.counters[index] = max(here.counters[index], value)
-            if self._of[i] >= self._operation or i == count - 1:
+            if self._of[i] >= operation or i == count - 1:
                 slot = self._fetch(self._head, at)
                 if not slot:
                     return False
-                held[at] = bytes(slot)
-        self._held = held
-        self._pin = [held[self._at[i]] for i in range(count - len(held), count)]
+                pins[self._of[i]] = held[self._head * 64 + at] = bytes(slot)
         if count:
-            self._next = max(self._next, self._of[count - 1] + 1)
-            self._work[KEY:SLOT_AT] = self._pin[-1][record.LINK_AT : record.CRC_AT]
-        self._settled = self._next - 1 - len(self._pin)
+            last = self._of[count - 1]
+            self._next = max(self._next, last + 1)
+            self._work[KEY:SLOT_AT] = pins[last][record.LINK_AT : record.CRC_AT]
+        if not count or operation < here.first:
+            # Nothing new is sure to be in this sector, so the end of the one before may fade.
+            before = self._seq_before(here.seq)
+            used = self._used
+            found = self._scan(before) if before >= 0 else 0
+            for i in range(found):
+                seq = self._of[i]
+                if self._operation <= seq < here.first and seq not in pins:
+                    slot = self._fetch(before, self._at[i])
+                    if not slot:
+                        return False
+                    pins[seq] = held[before * 64 + self._at[i]] = bytes(slot)
+            self._used = used
+        self._held = held
+        self._pin = [pins[seq] for seq in sorted(pins)]
+        self._settled = min(pins) - 1 if pins else self._next - 1
         self._durable = max(here.acknowledged, here.counters[ACKNOWLEDGED])
         # The operation that was cut may have touched the page after the last slot in use without
         # a trace, so that page is not used.

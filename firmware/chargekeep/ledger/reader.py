@@ -16,7 +16,6 @@ SLOTS = const(60)  # of a sector, after its header
 MAX_SECTORS = const(256)
 _HEADER = const(256)
 _DAMAGE = const(64)
-_REPEATS = const(4)  # slots at most that a restart repeats: one operation
 _RUN_OVERHEAD = const(12)  # bytes of CBOR around the slots of a run
 
 
@@ -47,11 +46,11 @@ class Reader:
         self._used = 0  # slots up to the last that is not blank
         self._torn = self._operation = 0
         self._doubt = False  # the head sector's last operation may have been cut
-        self._held = {}  # its slots by index, as the mount read them
+        self._held = {}  # its slots by 64 x block + index, as the mount read them
 
     def _load(self, block, index, seed):
-        if self._held and block == self._head and index in self._held:
-            self._slot[:] = self._held[index]
+        if self._held and block * 64 + index in self._held:
+            self._slot[:] = self._held[block * 64 + index]
             return GOOD
         self.device.readblocks(block, self._slot, _HEADER + SLOT * index)
         kind = record.check(self._slot, seed ^ index)
@@ -74,7 +73,8 @@ class Reader:
         seed = record.slot_seed(self.log_id, self._seq[block])
         of, at = self._of, self._at
         replaced = []  # (seq, index) of slots that this operation repeats
-        held = self._held if block == self._head else ()
+        held = self._held
+        base = block * 64
         count = 0
         whole = 0  # slots before the record that is not complete
         torn = -1  # slots before the first bad one of this operation
@@ -109,7 +109,7 @@ class Reader:
                 place -= 1
             if slot[2] & record.REPEATED and place < count:
                 if of[place] == seq:
-                    if at[place] not in held:
+                    if base + at[place] not in held:
                         replaced.append((seq, at[place]))
                         at[place] = index
                     continue
@@ -126,7 +126,7 @@ class Reader:
         if self._doubt and block == self._head:
             for seq, index in replaced:  # the copies may be what fades
                 for i in range(count):
-                    if of[i] == seq and at[i] not in held:
+                    if of[i] == seq and base + at[i] not in held:
                         at[i] = index
         return count
 
@@ -185,20 +185,21 @@ class Reader:
         # The seq from which `block`, whose first new one is `first`, repeats the sector before:
         # those are the slots to read, the ones before may fade.
         seed = record.slot_seed(self.log_id, self._seq[block])
-        lowest = 0
-        for index in range(_REPEATS):
+        sure = self._held if self._doubt and block == self._head else None
+        seen = set()
+        for index in range(SLOTS):
+            if sure is not None and block * 64 + index not in sure:
+                continue
             kind = self._load(block, index, seed)
-            slot = self._slot
-            if kind == BAD or kind == BLANK or not slot[2] & record.REPEATED:
-                break
-            back = (first - (slot[0] | slot[1] << 8)) & 0xFFFF
-            if not index:
-                lowest = back
-            elif back != lowest - index:
-                break
-            if back == 1:
-                return first - lowest
-        return first
+            if kind != BAD and kind != BLANK:
+                back = (first - (self._slot[0] | self._slot[1] << 8)) & 0xFFFF
+                if not self._slot[2] & record.REPEATED or not 0 < back < SLOTS:
+                    break
+                seen.add(back)
+        count = 0
+        while count + 1 in seen:
+            count += 1
+        return first - count
 
     def _complete(self, block, count, end):
         seq = self._first[block]
