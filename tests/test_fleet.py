@@ -89,7 +89,7 @@ def soak(world, minutes, kills, seconds):
 
     def kill():
         for i in range(kills):
-            time.sleep(chance.uniform(0.3, 1.0))
+            time.sleep(chance.uniform(0.3, 2.5))
             if i % 2:
                 world.broker.stop(kill=True)
                 world.broker.start()
