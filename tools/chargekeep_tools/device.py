@@ -19,8 +19,16 @@ from chargekeep_tools.codes import Exit, ToolError
 _READ_TIMEOUT_S = 5
 _ATTEMPTS = 6
 _ENTER_S = 2
-# Collect often, or what importing leaves behind scatters the heap of a small board
-_FRUGAL = "import gc\ngc.threshold(8192)"
+# Collect often, or what importing leaves behind scatters the heap of a small board. And where
+# Ctrl-C came so early that it ended boot.py, take the slot that the pointer names.
+_PREPARE = """
+import gc, sys
+gc.threshold(8192)
+try:
+    with open('slot') as f: _slot = f.read()[:1]
+    if _slot and _slot not in sys.path: sys.path.insert(0, _slot)
+except OSError: pass
+"""
 _RESTART_S = 5
 _PROMPTS = (b"raw REPL; CTRL-B to exit\r\n>", b">>> ")
 
@@ -70,7 +78,7 @@ class Device:
         _interrupt(self.transport, self.port)
         # Where the REPL stayed in raw mode, main.py did not run
         self.run("import os\ntry: os.remove('service')\nexcept OSError: pass")
-        self.run(_FRUGAL)
+        self.run(_PREPARE)
 
     def _await_prompt(self) -> None:
         # Ctrl-C before it would end boot.py instead of what runs after it.
@@ -148,7 +156,7 @@ def opened(port: str) -> Iterator[Device]:
     try:
         _interrupt(transport, port)
         device = Device(transport, port)
-        device.run(_FRUGAL)
+        device.run(_PREPARE)
         yield device
     finally:
         try:
