@@ -122,20 +122,27 @@ def test_a_bad_line_gives_no_wrong_value():
     assert all(180_200 <= wh <= end and w == 36_000 for wh, w in seen["samples"])
 
 
+def until(condition, seconds=10):
+    """Wait for what the simulated EVSE does in its own thread."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 def test_the_car_takes_power_only_while_permitted(tmp_path):
     relay, feedback = tmp_path / "relay.pin", tmp_path / "feedback.pin"
     with SimMeter(link=tmp_path / "meter.pty") as meter, SimEvse(relay, feedback, meter) as evse:
         assert (tmp_path / "meter.pty").resolve() == Path(meter.path)
-        time.sleep(0.1)
-        assert meter.power_w == 0 and feedback.read_text() == "0"
+        until(lambda: feedback.exists() and feedback.read_text() == "0")
+        assert meter.power_w == 0
         relay.write_text("1")
-        time.sleep(0.2)
-        assert meter.power_w == 11_000 and feedback.read_text() == "1"
+        until(lambda: meter.power_w == 11_000 and feedback.read_text() == "1")
+        until(lambda: meter.wh > 180_200)
         evse.power_lost()
-        assert meter.power_w == 0 and meter.wh > 180_200
+        until(lambda: meter.power_w == 0)
         evse.stuck_closed = True
-        time.sleep(0.1)
-        assert meter.power_w == 11_000
+        until(lambda: meter.power_w == 11_000)
     assert not (tmp_path / "meter.pty").exists()
 
 
