@@ -121,6 +121,7 @@ class Teller:
             elif kind == "leak":
                 world.meter.wh += what[0] if not world.closed else 0
                 self.blind |= m.transaction is not None
+                self.run(2)  # so much at once is no car's; let it be seen before one comes
         except PowerCut:
             world.cut()
             self.boot()
