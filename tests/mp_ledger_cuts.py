@@ -268,7 +268,7 @@ def soak(seed, count):
 
 def test_every_cut():
     if FAST:
-        every_cut(1, 120, 3)
+        every_cut(1, 80, 3)
     else:
         every_cut(1, 60, 1, 3)
 
@@ -278,7 +278,7 @@ def test_every_cut_without_key_file():
 
 
 def test_soak():
-    soak(3, 400 if FAST else 100)
+    soak(3, 250 if FAST else 60)
 
 
 def test_many_cuts():
