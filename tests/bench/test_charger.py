@@ -68,7 +68,7 @@ def test_power_cuts_at_random_instructions_lose_nothing(emulated, commission, re
     board = emulated
     charger = commission(board)
     chance = random.Random(7)
-    alice, counters, torn = charger.token(use_count=1000), [0] * 12, 0
+    alice, counters, torn = charger.token(uses=1000), [0] * 12, 0
     for _ in range(50 if request.config.getoption("--nightly") else 3):
         charger.start()
         transaction = board.status["transaction"]

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from chargekeep_tools.bench import firmware
+from chargekeep_tools import bundle
 from chargekeep_tools.compiler import compile_module
+from chargekeep_tools.programs import firmware_root
 
 TESTS = Path(__file__).resolve().parent.parent
 MODULES = ["cbor", "errors", "health", "identity", "sha512", "store", "timebase", "ed25519"]
@@ -55,16 +56,20 @@ def test_the_repl_runs_code_and_keeps_files(board):
 @pytest.mark.parametrize("name", MODULES)
 def test_module(board, name):
     module, architecture = f"mp_{name}", board.architecture
-    sources = with_imports(module)
-    if architecture:
-        files = firmware.files(board.name)
-        for stem, path in sources.items():
-            files[f"{stem}.mpy"] = compile_module(path.read_text(), path.name, architecture)
-        del files["main.py"]
-    else:
-        files = {f"{stem}.py": path.read_bytes() for stem, path in sources.items()}
+    if not architecture:
+        pytest.skip("runs in the unix VM with all of tests/mp_*.py")
+    sources = dict(bundle.sources(board.name, firmware_root()))
+    sources |= {f"{stem}.py": path for stem, path in with_imports(module).items()}
+    files = {
+        path.removesuffix(".py") + ".mpy": compile_module(
+            source.read_text(), path, architecture, 0
+        )
+        for path, source in sources.items()
+    }
     board.install(files)
-    tests = re.findall(r"^(?:async )?def (test_\w+)\(\)", sources[module].read_text(), re.M)
+    tests = re.findall(
+        r"^(?:async )?def (test_\w+)\(\)", (TESTS / f"{module}.py").read_text(), re.M
+    )
     for test in tests:
         if test not in LEFT_OUT.get(name, ()):
             board.fresh()

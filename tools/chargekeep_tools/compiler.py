@@ -25,22 +25,22 @@ def _compiler_version() -> str:
     return done.stdout
 
 
-def compile_module(source: Path | str, name: str, architecture: str | None = None) -> bytes:
-    """The .mpy of a module (file or text) that calls itself `name` in tracebacks.
-
-    Raises REFUSED.
+def compile_module(
+    text: str, name: str, architecture: str | None = None, optimize: int = 3
+) -> bytes:
+    """The .mpy of a module that calls itself `name` in tracebacks. Raises REFUSED.
 
     architecture: of the native code in it, as mpy-cross names it; None: there is none.
+    optimize: 0 keeps assertions and line numbers, 2 line numbers, 3 neither (4% less RAM).
     """
-    text = source if isinstance(source, str) else source.read_text()
-    key = hashlib.sha256(repr((_compiler_version(), architecture, name, text)).encode())
+    key = hashlib.sha256(repr((_compiler_version(), architecture, optimize, name, text)).encode())
     kept = _cache() / f"{key.hexdigest()}.mpy"
     if kept.exists():
         return kept.read_bytes()
     with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
         module, out = Path(scratch) / "module.py", Path(scratch) / "out.mpy"
         module.write_text(text)
-        command = [program("mpy-cross"), "-s", name, "-o", str(out), str(module)]
+        command = [program("mpy-cross"), f"-O{optimize}", "-s", name, "-o", str(out), str(module)]
         if architecture:
             command[1:1] = [f"-march={architecture}"]
         done = subprocess.run(command, capture_output=True, text=True)

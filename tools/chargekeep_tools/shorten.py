@@ -2,7 +2,8 @@
 
 Public integer constants of modules become the numbers they stand for. Private names (`_name`) and
 names of parameters become short ones that all modules share. Lines stay where they are, so that
-tracebacks point to the source; what a caller outside of the firmware uses stays as it is.
+line numbers, where they are compiled in, are those of the source. What a caller outside of the
+firmware uses stays as it is, but for names of parameters: it calls by position.
 """
 
 import ast
