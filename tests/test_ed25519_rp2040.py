@@ -143,7 +143,7 @@ def _invert(rp2040, count, seed):
         assert machine[curve._E] == pow(a, P - 2, P), hex(a)
         assert machine[curve._A] == a % P
     assert len(times) == 1
-    assert times.pop() <= 73_000
+    assert 72_000 <= times.pop() <= 73_000  # all 600 steps: no number is known that needs them
 
 
 def test_invert(rp2040):
