@@ -178,18 +178,15 @@ class Ledger(Mount):
                 while done < len(encoded):
                     kind, payload = encoded[done]
                     if self._make_room((len(payload) + PAYLOAD - 1) // PAYLOAD):
-                        self._pin = []
-                        self._doubt = False
-                        self._held = {}
+                        self._settle()
                         mark, next_ = done, self._next
                         link = bytes(self._work[KEY:SLOT_AT])
                     start = self._next
                     self._put(kind, payload)
                     done += 1
                 self._flush()
-                self._pin = []
-                self._doubt = False
-                self._held = {}
+                if self._doubt:
+                    self._settle()
                 self._settled = self._next - 1
                 return start
             except _ProgramFailed:
@@ -199,6 +196,12 @@ class Ledger(Mount):
             except (ChargekeepError, OSError):
                 self._rewind(next_, link)
                 raise
+
+    def _settle(self):
+        # What the last power cut left is repeated: it can neither fade nor come back.
+        self._pin = []
+        self._doubt = False
+        self._held = {}
 
     def _thin(self, enough, limit=MAX_SECTORS):
         from chargekeep.ledger.thin import thin
