@@ -152,7 +152,7 @@ def test_invert(rp2040):
 
 @pytest.mark.nightly
 def test_invert_long(rp2040):
-    _invert(rp2040, 10_000, 9)
+    _invert(rp2040, 3_000, 9)
 
 
 def test_destination_may_be_an_operand(rp2040):
