@@ -400,9 +400,9 @@ async def cut_everywhere(kind, prepare, act, state, old, new):
         await prepare(s)
         assert state(s) == old, state(s)
         step = power(cut)
-        s.objects._store = s.objects.allowlist._store = CutStore(s.store, step)
+        s.objects.store = s.objects.allowlist._store = CutStore(s.store, step)
         s.objects.allowlist._pause = pausing(step)
-        s.objects._ledger = CutLedger(s.ledger, step)
+        s.objects.ledger = CutLedger(s.ledger, step)
         done = True
         try:
             await act(s)
