@@ -51,7 +51,7 @@ def _hashes(names):
             found[name] = h.digest().hex()
         except OSError: pass
     print(json.dumps(found))
-def _put(name, offset, data, packed):
+def _put(name, size, offset, data, packed):
     data = a2b_base64(data)
     if packed: data = DeflateIO(io.BytesIO(data), RAW, 12).read()
     at = name.find('/')
@@ -60,10 +60,9 @@ def _put(name, offset, data, packed):
         except OSError: pass
         at = name.find('/', at + 1)
     with open(name + '.new', 'ab' if offset else 'wb') as f: f.write(data)
-    print(json.dumps({'next': offset + len(data)}))
-def _keep(name):
-    os.rename(name + '.new', name)
-    print('{}')
+    offset += len(data)
+    if offset == size: os.rename(name + '.new', name)
+    print(json.dumps({'next': offset}))
 """
 
 
@@ -89,7 +88,7 @@ def pieces(data: bytes, deflate: bool) -> list[tuple[int, int, bytes, bool]]:
 def send(
     device: Device, put: str, name: str, data: bytes, deflate: bool, progress: Progress
 ) -> int:
-    """Send a file by the call that `put` begins, as `_put('a/x.mpy', `; how many bytes it took.
+    """Send a file by the call that `put` begins, as `_put('a', 9, `; how many bytes it took.
 
     The device's function takes offset, data (base64) and whether it is deflated, and answers
     with the next offset.
@@ -133,8 +132,8 @@ def upload(
         )
     sent = 0
     for name in missing:
-        sent += send(device, f"_put({name!r}, ", name, files[name], facts["deflate"], progress)
-        device.call(f"_keep({name!r})")
+        put = f"_put({name!r}, {len(files[name])}, "
+        sent += send(device, put, name, files[name], facts["deflate"], progress)
     here = hashes(device, missing)
     for name in missing:
         if here.get(name) != wanted[name]:
