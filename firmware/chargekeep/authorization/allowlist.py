@@ -164,7 +164,7 @@ class Allowlist:
             self.coming = self._loader = None
             # Lists are rare, memory is always short
             sys.modules.pop(_LOADER, None)
-            del sys.modules[_PACKAGE].loader
+            del sys.modules[_PACKAGE].loader  # pyright: ignore (a module)
 
     def _load(self, header):
         from chargekeep.authorization.loader import Loader

@@ -131,7 +131,7 @@ class Objects:
 def _close():
     # Objects are rare, memory is always short
     if sys.modules.pop(_DOOR, None):
-        del sys.modules[_PACKAGE].door
+        del sys.modules[_PACKAGE].door  # pyright: ignore (a module)
 
 
 async def _give_way():
