@@ -18,9 +18,7 @@ _SECONDS_EACH = 3  # an address where something answers is asked several times
 def scan(port: str, first: int = 1, last: int = 247) -> list[dict[str, Any]]:
     """`address, family, register_wh, power_w` of all who answer; family "" is none we know."""
     with opened(port) as device:
-        result = device.call(
-            _SCAN % (first, last), timeout=20 + _SECONDS_EACH * (last - first)
-        )
+        result = device.call(_SCAN % (first, last), timeout=20 + _SECONDS_EACH * (last - first))
     if not result["wired"]:
         raise ToolError(
             "the board has no meter's UART",
