@@ -35,8 +35,10 @@ def _mpremote(folder: Path, source: Path, files: dict[str, bytes]) -> float:
         (source / path).write_bytes(data)
     with SimBoard(folder) as board:
         started = time.monotonic()
-        command = [MPREMOTE, "connect", board.port, "resume", "fs", "cp", "-r", f"{source}/a", ":."]
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
+        copy = ["resume", "fs", "cp", "-r", f"{source}/a", ":."]
+        subprocess.run(
+            [MPREMOTE, "connect", board.port, *copy], check=True, capture_output=True, timeout=300
+        )
         took = time.monotonic() - started
     assert all((folder / path).read_bytes() == data for path, data in files.items())
     return took
