@@ -59,15 +59,15 @@ def tls_context(ca=None, certificate=None, key=None, psk=None):
     """
     import tls  # the frozen module ssl ignores the PSK attributes
 
-    context = tls.SSLContext(tls.PROTOCOL_TLS_CLIENT)
+    context = tls.SSLContext(tls.PROTOCOL_TLS_CLIENT)  # its attributes are not in the stubs
     try:
         if psk:
-            context.verify_mode = tls.CERT_NONE  # the key authenticates both ends
-            context.psk_identity, context.psk_key = psk
+            context.verify_mode = tls.CERT_NONE  # the key does it  # pyright: ignore
+            context.psk_identity, context.psk_key = psk  # pyright: ignore
             # Only these suites: another one would not authenticate the broker.
             context.set_ciphers([c for c in context.get_ciphers() if "-PSK-" in c])
         elif ca:
-            context.verify_mode = tls.CERT_REQUIRED
+            context.verify_mode = tls.CERT_REQUIRED  # pyright: ignore
             context.load_verify_locations(ca)
             if certificate:
                 context.load_cert_chain(certificate, key)
