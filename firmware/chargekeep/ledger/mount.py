@@ -124,13 +124,13 @@ class Mount(Reader):
         # Counters, chain and position from the head sector's slots. What a cut left may read
         # differently from one time to the next: then it is read again, until once it is the same.
         before = self._header.counters
-        for _ in range(_READS):
+        for left in range(_READS, 0, -1):
             self._header.counters = list(before)
-            if self._replay_once():
+            if self._replay_once(left > 1):
                 return
         raise ChargekeepError(errors.LEDGER_CORRUPT, "the newest slots do not read twice the same")
 
-    def _replay_once(self):
+    def _replay_once(self, patient):
         here = self._header
         self._bad = here.bad
         self._doubt = True
@@ -171,6 +171,9 @@ class Mount(Reader):
                         return False
                     pins[seq] = held[before * 64 + self._at[i]] = bytes(slot)
             self._used = used
+            if patient and before >= 0 and self._seq[before] == here.seq - 1:
+                if here.first - 1 not in pins:
+                    return False  # it was there when this sector was opened
         self._held = held
         self._pin = [pins[seq] for seq in sorted(pins)]
         self._settled = min(pins) - 1 if pins else self._next - 1
