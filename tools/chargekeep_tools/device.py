@@ -3,18 +3,22 @@
 The raw REPL runs our code on the device; results come back as one line of JSON.
 """
 
-import io
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from typing import Any
 
+from mpremote import transport_serial
 from mpremote.transport import TransportError
 from mpremote.transport_serial import SerialTransport
 from serial import SerialException
 
 from chargekeep_tools.codes import Exit, ToolError
+
+# mpremote prints what it did not expect, into the middle of our JSON; several boards at once rule
+# out redirecting standard output, which is one for all threads.
+vars(transport_serial)["print"] = lambda *words: None
 
 _READ_TIMEOUT_S = 5
 _ATTEMPTS = 6
@@ -133,8 +137,7 @@ def _interrupt(transport: SerialTransport, port: str) -> None:
         try:
             # mpremote looks at its deadline only while nothing comes
             serial.timeout = 0.1
-            with redirect_stdout(io.StringIO()):  # mpremote prints what it did not expect
-                transport.enter_raw_repl(soft_reset=False, timeout_overall=_ENTER_S)
+            transport.enter_raw_repl(soft_reset=False, timeout_overall=_ENTER_S)
             serial.timeout = _READ_TIMEOUT_S
             return
         except (TransportError, SerialException, OSError) as error:
