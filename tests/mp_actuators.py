@@ -2,8 +2,8 @@
 # heap: 320k
 # Existing chargers behind a serial line, each with a simulated peer: OpenEVSE over RAPI, EVSE DIN
 # and Phoenix EV-CC over Modbus. The transaction machine runs on each of them.
-from meter_sim import Bus, Clock
 import ocpp_terms as terms
+from meter_sim import Bus, Clock
 from station_sim import Decision, World
 
 from chargekeep import errors
