@@ -132,7 +132,7 @@ def _find_sectors(report: Report, image: bytes, log_id: bytes | None) -> None:
             elif data != b"\xff" * SECTOR:
                 headless.append(block)
             continue
-        if header.seq > MAX_EPOCH:
+        if not 0 < header.seq <= MAX_EPOCH:
             report.problem("epoch", f"block {block} says sector {header.seq}")
             continue
         headers[block] = header
