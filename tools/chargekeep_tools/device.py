@@ -18,7 +18,7 @@ from chargekeep_tools.codes import Exit, ToolError
 
 # mpremote prints what it did not expect, into the middle of our JSON; several boards at once rule
 # out redirecting standard output, which is one for all threads.
-vars(transport_serial)["print"] = lambda *words: None
+transport_serial.__dict__["print"] = lambda *words: None
 
 _READ_TIMEOUT_S = 5
 _ATTEMPTS = 6
