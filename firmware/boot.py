@@ -41,4 +41,5 @@ def choose():
     return other
 
 
-sys.path.insert(0, choose())
+# Frozen modules come before the root, whose folder "chargekeep" (storage) is none of them.
+sys.path[:0] = [choose(), ".frozen"]
