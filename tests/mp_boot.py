@@ -24,7 +24,7 @@ def again():
     path = list(sys.path)
     try:
         exec(CODE, {"__name__": "__main__"})
-        assert sys.path[1:] == [".frozen", *path]
+        assert sys.path[1:] == [".frozen"] + path
         return sys.path[0]
     finally:
         sys.path[:] = path
