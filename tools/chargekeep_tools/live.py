@@ -160,7 +160,6 @@ def status_command(port: PortArgument = "auto", as_json: JsonOption = False) -> 
     _one(port, "status", as_json)
 
 
-@app.command("meter")
 def meter_command(port: PortArgument = "auto", as_json: JsonOption = False) -> None:
     """Show what the charger's meter says, and the health of its line."""
     _one(port, "meter", as_json)

@@ -4,11 +4,13 @@ from typing import Annotated, Any
 
 import typer
 
+from chargekeep_tools import live
 from chargekeep_tools.codes import Exit, ToolError
 from chargekeep_tools.device import opened
 from chargekeep_tools.options import JsonOption, new_app, show, table
 
-app = new_app("Find the meters on a board's bus.")
+app = new_app("Show what a running charger's meter says; find the meters on a bus.")
+app.command("show")(live.meter_command)
 
 # Runs on the board, whose program is interrupted first, so that nothing else uses the bus.
 _SCAN = "from chargekeep.metering.scan import run; run(%d, %d)"
