@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from chargekeep_tools import broker as brokers
-from chargekeep_tools import publish
+from chargekeep_tools import ocmf, publish
 from chargekeep_tools.sim.demo import SITE, STATION, Demo
 from chargekeep_tools.sim.meter import Faults
 from chargekeep_tools.sim.story import Story, wait_until
@@ -135,6 +137,29 @@ def test_a_damaged_sector_costs_at_most_what_it_held(demo: Demo):
     token = demo.issue()
     demo.present(token, "ACCEPTED")
     demo.present(token, "STOPPED")
+
+
+def test_an_attested_transaction_is_exported_as_an_ocmf_document(demo: Demo):
+    token = demo.issue()
+    demo.present(token, "ACCEPTED")
+    demo.present(token, "STOPPED")
+    demo.await_status("idle", evse="idle")
+    image = str(demo.station.folder / "flash.nor")
+    target = demo.folder / "bills.ocmf"
+    words = ("log", "export", image, str(target), "--station", STATION)
+
+    def exported() -> list[str]:
+        command = demo.operator.command(*words)
+        subprocess.run(command, env=demo.operator.environment, check=True)
+        return target.read_text().splitlines()
+
+    documents = wait_until(exported, 20, "an attested transaction")
+    key = serialization.load_pem_public_key(target.with_suffix(".pem").read_bytes())
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    readings = [ocmf.verify(document, key)["RD"] for document in documents]
+    assert all([reading["TX"] for reading in pair] == ["B", "E"] for pair in readings)
+    with pytest.raises(ocmf.OcmfError):
+        ocmf.verify(documents[-1].replace('"RV":', '"RV":1'), key)
 
 
 def test_a_hung_part_is_seen_from_outside(demo: Demo):

@@ -9,6 +9,7 @@ vouches for its registers is the station's own Ed25519 signature (evidence.py).
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
@@ -125,6 +126,24 @@ def verify(text: str, key: ec.EllipticCurvePublicKey) -> dict[str, Any]:
 
 def new_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
+
+
+def key_file(path: Path) -> ec.EllipticCurvePrivateKey:
+    """The key in the PEM file `path`, which is made with mode 0600 if it is not there."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_bytes(
+            new_key().private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+    key = serialization.load_pem_private_key(path.read_bytes(), None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise OcmfError(f"{path} is no key on curve secp256r1")
+    return key
 
 
 def public_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -30,7 +30,7 @@ AnchorOption = Annotated[
     str | None,
     typer.Option("--anchor", help="SEQ:LINK (16 hex digits) of the last slot the host has."),
 ]
-FORMATS = ("csv", "parquet")
+FORMATS = ("csv", "parquet", "ocmf")
 COLUMNS: list[str] = [
     "seq",
     "type",
@@ -160,21 +160,32 @@ def dump(
 @app.command()
 def export(
     log: SourceArgument,
-    output: Annotated[Path, typer.Argument(help="File to write: .csv or .parquet.")],
+    output: Annotated[Path, typer.Argument(help="File to write: .csv, .parquet or .ocmf.")],
     station: StationOption = None,
     seal_key: KeyOption = None,
     anchor: AnchorOption = None,
+    ocmf_key: Annotated[
+        Path | None,
+        typer.Option(help="P-256 key (PEM) that signs .ocmf [keys/ocmf.pem, made if missing]."),
+    ] = None,
     home: HomeOption = None,
 ) -> None:
-    """Write a verified log as CSV or Parquet; refuses one that does not verify."""
+    """Write a verified log as CSV or Parquet; refuses one that does not verify.
+
+    As .ocmf: one OCMF document a line for each transaction that the station attested, signed by
+    this host. No claim of conformity with calibration law is made.
+    """
     kind = output.suffix.lstrip(".")
     if kind not in FORMATS:
-        raise ToolError(f"{output}: not .csv or .parquet", Exit.USAGE, "name the file so")
+        raise ToolError(f"{output}: not .csv, .parquet or .ocmf", Exit.USAGE, "name the file so")
     report = source.verify(source.read(log), _proof(home, station, seal_key, anchor))
     if not report.ok:
         raise ToolError(
             f"{log}: {report.problems[0]}", Exit.FAILED, "see chargekeep log verify; dump shows it"
         )
+    if kind == "ocmf":
+        _write_ocmf(report, station, Home(home), ocmf_key, output)
+        return
     rows = [_as_dict(record) for record in report.records]
     for row in rows:
         row["body"] = json.dumps(row["body"])
@@ -195,3 +206,26 @@ def _write_parquet(rows: list[dict[str, Any]], output: Path) -> None:
     kinds = {"type": pa.string(), "quality": pa.string(), "body": pa.string(), "link": pa.string()}
     schema = pa.schema([(name, kinds.get(name, pa.int64())) for name in COLUMNS])
     pq.write_table(pa.Table.from_pylist(rows, schema), output)
+
+
+def _write_ocmf(
+    report: Report, station: str | None, home: Home, key_file: Path | None, output: Path
+) -> None:
+    from chargekeep_tools import evidence, ocmf
+
+    if station is None:
+        raise ToolError("whose evidence?", Exit.USAGE, "name the station with --station")
+    key = ocmf.key_file(key_file or home.key_path("ocmf"))
+    public_key = bytes.fromhex(home.station(station)["public_key"])
+    documents, left_out = [], 0
+    for record in report.records:
+        if record.type == evidence.RECORD_TYPE:
+            try:
+                attested = evidence.verify(record.body[1], public_key)
+                documents.append(ocmf.document(attested.to_ocmf(), key) + "\n")
+            except evidence.EvidenceError as e:
+                left_out += 1
+                print(f"record {record.identity} left out: {e}", file=sys.stderr)
+    output.write_text("".join(documents))
+    output.with_suffix(".pem").write_bytes(ocmf.public_pem(key))
+    print(f"{len(documents)} documents in {output}, {left_out} left out")
