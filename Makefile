@@ -6,7 +6,7 @@ PYTEST := $(PY) -m pytest -c tools/pyproject.toml --rootdir=. tests -n 2
 SETUP := @tools/setup.sh mosquitto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check nightly bench sizes format clean
+.PHONY: help setup demo test check flash nightly bench sizes format clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -28,6 +28,9 @@ check: setup  ## format, lint, spelling, types, and every module compiled for ev
 	.venv/bin/pyright -p tools/pyright/esp32.json
 	.venv/bin/pyright -p tools/pyright/host.json
 	$(PY) tools/sizes.py --check
+
+flash: setup  ## put the firmware on a board and make it a station (BOARD=RPI_PICO_W PORT=/dev/ttyACM0 STATION=CP-1)
+	.venv/bin/chargekeep provision $(PORT) $(STATION) --board $(BOARD) $(ARGS)
 
 nightly: setup  ## the tests with their long variants (ARGS="-k ledger" runs a piece)
 	$(PYTEST) --nightly --timeout 7200 $(ARGS)
