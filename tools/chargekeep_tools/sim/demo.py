@@ -7,6 +7,7 @@ emulated NOR flash, and the reconciler on SQLite. Every step must hold, or the e
 import contextlib
 import json
 import os
+import select
 import shutil
 import struct
 import subprocess
@@ -279,21 +280,29 @@ class Demo:
         return self.operator.run("log", "verify", image, "--station", STATION)
 
     def linger(self) -> None:
-        """Leave it running, to be played with by hand."""
-        home, reader = self.operator.home, self.station.reader.path
+        """Leave it running, to be played with by hand: lines typed here go to the reader."""
         self.story.chapter("Everything keeps running; Ctrl-C ends it")
         print(
             f"""
-  export CHARGEKEEP_HOME={home}
-  chargekeep issue {DRIVER} --kwh 5            # a token; its text goes to the reader:
-  echo 'CK1:...' > /proc/{os.getpid()}/fd/{self.station.reader.fd}   # {reader}
-  tail -f {self.station.log}                   # status lines of the station
-  chargekeep reconcile bill                    # what was billed
-  mosquitto_sub -p {self.broker.port} -u {brokers.OPERATOR} -P office -t 'chargekeep/1/#' -v
-"""
+  In another terminal:
+    export CHARGEKEEP_HOME={self.operator.home}
+    chargekeep issue {DRIVER} --kwh 5     # prints a token, CK1:...
+    chargekeep reconcile bill                     # what was billed
+    tail -f {self.station.log}
+
+  Paste a token here, or type an IdToken such as {FLEET_CARD}, and press Enter:
+""",
+            flush=True,
         )
+        typed = [sys.stdin]
         while self.station.alive:
-            time.sleep(0.5)
+            if not select.select(typed, [], [], 0.5)[0]:
+                continue
+            line = sys.stdin.readline()
+            if not line:
+                typed = []  # nobody types; go on until Ctrl-C
+            elif text := line.strip():
+                print(f"  {self.station.present(text) or 'no answer'}", flush=True)
 
 
 @contextlib.contextmanager
