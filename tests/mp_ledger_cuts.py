@@ -281,6 +281,51 @@ def test_soak():
     soak(3, 250 if FAST else 60)
 
 
+def fading(device, ledger, index):
+    """Two bits of a slot of the head sector read differently each time, as a cut leaves them."""
+    at = ledger._head * 4096 + 256 + 64 * index
+    device.weak.setdefault(ledger._head, {}).update({at + 9: 4, at + 30: 16})
+
+
+def closed_sector(cuts):
+    """The last slot of a sector is weak, and so is its copy in the next one after each new cut."""
+    for seed in range(1, 25 if FAST else 7):
+        device = NorSim(SECTORS, seed)
+        store = MemoryStore()
+        Ledger.format(device, LOG, KEY, store)
+        ledger = open_ledger(device, store)
+        while ledger._index < 60:
+            ledger.append(5, [ledger.head[0]])
+        fading(device, ledger, 59)
+        ledger = open_ledger(device, store)
+        ledger.append(*BOOT)
+        for _ in range(1, cuts):
+            fading(device, ledger, ledger._index - 2)
+            ledger = open_ledger(device, store)
+            ledger.append(*BOOT)
+        again = listed(ledger)
+        for _ in range(8):
+            assert listed(ledger) == again, "flapping"
+        ledger.append(5, [0])
+        again = listed(ledger)
+        for _ in range(8):
+            ledger = open_ledger(device, store)
+            assert listed(ledger) == again, "flapping"
+        ledger.append(5, [1])
+        for _ in range(8):
+            assert listed(ledger)[:-1] == again, "flapping"
+
+
+def test_end_of_a_closed_sector():
+    # What a restart repeats in the next sector is read there, whatever comes after it.
+    closed_sector(1)
+
+
+def test_end_of_a_closed_sector_cut_again():
+    closed_sector(2)
+    closed_sector(3)
+
+
 def test_many_cuts():
     # 20,000 single cuts and ten double ones an operation, on each of four workloads
     for seed in range(11, 15) if FAST else range(11, 12):

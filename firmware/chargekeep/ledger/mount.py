@@ -149,11 +149,15 @@ class Mount(Reader):
             if at in counters:
                 index, value = counters[at]
                 here.counters[index] = max(here.counters[index], value)
-            if self._of[i] >= operation or i == count - 1:
+            seq = self._of[i]
+            pinned = seq >= operation or i == count - 1
+            if pinned or seq < here.first:  # those stand in for the end of the sector before
                 slot = self._fetch(self._head, at)
                 if not slot:
                     return False
-                pins[self._of[i]] = held[self._head * 64 + at] = bytes(slot)
+                held[self._head * 64 + at] = bytes(slot)
+                if pinned:
+                    pins[seq] = held[self._head * 64 + at]
         if count:
             last = self._of[count - 1]
             self._next = max(self._next, last + 1)

@@ -193,9 +193,10 @@ class Reader:
             kind = self._load(block, index, seed)
             if kind != BAD and kind != BLANK:
                 back = (first - (self._slot[0] | self._slot[1] << 8)) & 0xFFFF
-                if not self._slot[2] & record.REPEATED or not 0 < back < SLOTS:
-                    break
-                seen.add(back)
+                if self._slot[2] & record.REPEATED and 0 < back < SLOTS:
+                    seen.add(back)
+                elif not self._slot[2] & record.JOINED:
+                    break  # an operation that repeats none: the copies before it do not fade
         count = 0
         while count + 1 in seen:
             count += 1
