@@ -278,3 +278,12 @@ def test_no_seal_key(host, replica):
 def test_every_rule_has_its_test():
     tests = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
     assert {rule.flag for rule in policy.RULES} <= tests
+
+
+def test_transactions_that_took_nothing_share_a_register(host, replica):
+    for _ in range(2):
+        replica.start(PRICED)
+        replica.stop(6)
+    found = reconcile(host, replica)
+    assert [bill["energy_wh"] for bill in found] == [0, 0]
+    assert found[0]["register_from"] == found[1]["register_from"]

@@ -125,8 +125,14 @@ bills = sa.Table(
     sa.Column("flags", sa.String, nullable=False),
     sa.ForeignKeyConstraint(["log", "tx"], ["transactions.log", "transactions.tx"], **_LATE),
     # No Wh of a meter is sold twice: ranges of a segment begin at different registers, and the
-    # projection refuses one that begins before the last one's end.
-    sa.UniqueConstraint("log", "evse", "segment", "register_from"),
+    # projection refuses one that begins before the last one's end. An empty range sells none.
+    sa.Index(
+        "bills_by_register",
+        *("log", "evse", "segment", "register_from"),
+        unique=True,
+        sqlite_where=sa.text("register_from < register_to"),
+        postgresql_where=sa.text("register_from < register_to"),
+    ),
 )
 
 # What a bill would be different by, had it been made later.

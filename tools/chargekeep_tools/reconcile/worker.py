@@ -198,9 +198,10 @@ class MqttSource:
             except OSError as error:
                 log_.warning("%s:%d: %s", self.host, self.port, error)
             self.messages.clear()  # the broker sends again what was not acknowledged
-            if not stop():
-                time.sleep(delay)
-                delay = min(2 * delay, _BACK_OFF_S[1])
+            give_up = time.monotonic() + delay
+            while not stop() and time.monotonic() < give_up:
+                time.sleep(_IDLE_S)
+            delay = min(2 * delay, _BACK_OFF_S[1])
         self.client.disconnect()
 
     def _step(self, reconciler: Reconciler) -> bool:

@@ -138,7 +138,14 @@ def upgrade() -> None:
             initially="DEFERRED",
         ),
         sa.PrimaryKeyConstraint("log", "tx"),
-        sa.UniqueConstraint("log", "evse", "segment", "register_from"),
+    )
+    op.create_index(
+        "bills_by_register",
+        "bills",
+        ["log", "evse", "segment", "register_from"],
+        unique=True,
+        sqlite_where=sa.text("register_from < register_to"),
+        postgresql_where=sa.text("register_from < register_to"),
     )
     op.create_table(
         "adjustments",
