@@ -182,7 +182,7 @@ def _each():
         yield pytest.param(bug, marks=pytest.mark.nightly if slow else ())
 
 
-@pytest.mark.parametrize("bug", _each())
+@pytest.mark.parametrize("bug", list(_each()))
 def test_is_noticed(bug, tmp_path):
     name, right, wrong, file, test = BUGS[bug]
     shutil.copytree(ROOT / "firmware", tmp_path / "firmware")
