@@ -116,6 +116,7 @@ def test_batches_and_acknowledgement():
                     raises(ChargekeepError, ledger.acknowledge, LOG, ledger.head[0] + 1, link)
                     ledger.acknowledge(LOG, last, link)
                     assert ledger.acknowledged == last
+                assert ledger.backlog == 0
         assert sum(sent) >= 2988, sum(sent)
         acknowledged = ledger.acknowledged
         assert file.mount().acknowledged <= acknowledged

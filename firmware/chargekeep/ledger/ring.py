@@ -56,6 +56,7 @@ class Ledger(Mount):
         self._summed = view[SLOT_AT : SLOT_AT + record.CRC_AT]
         self._whole = view[SLOT_AT:]
         self._kept = {}
+        self._note = 0  # seq of the last note of an acknowledgement
         self._dirty = 0  # slots of `_page` that are not in flash yet
         self._ready = -1  # block that was erased in this power cycle and is not used yet
         self._ready_erases = 0
@@ -93,8 +94,9 @@ class Ledger(Mount):
 
     @property
     def backlog(self):
-        """Slots that the host has not acknowledged."""
-        return self._next - 1 - self._acknowledged
+        """Slots that wait for the host; that its acknowledgement was noted is no news alone."""
+        waiting = self._next - 1 - self._acknowledged
+        return 0 if waiting == 1 and self._next - 1 == self._note else waiting
 
     @property
     def free_slots(self):
@@ -459,6 +461,7 @@ class Ledger(Mount):
         try:
             body = cbor.dumps(self._timebase.stamp() + [ACKNOWLEDGED, seq])
             self._store([(record.COUNTER, body)], 0)
+            self._note = self._next - 1
         except ChargekeepError as e:
             if e.code != errors.LEDGER_FULL:
                 raise
