@@ -187,6 +187,21 @@ def test_records_that_are_too_long_or_of_no_type():
         assert ledger.head[0] == 0
         ledger.append(31, [b"x" * 550])
         assert file.mount().head[0] == 12
+
+
+async def test_signed_heads():
+    with File() as file:
+        ledger = file.mount()
+        ledger.append(record.METER_VALUE, [1])
+        seq, link = ledger.head
         signed = []
-        ledger.append_head(lambda message: signed.append(message) or b"s" * 64)
-        assert signed[0][:17] == b"chargekeep head 1" and len(signed[0]) == 17 + 16 + 4 + 8
+
+        async def sign(message):
+            signed.append(message)
+            ledger.append(record.METER_VALUE, [2])  # what comes meanwhile is not signed
+            return b"s" * 64
+
+        last = await ledger.append_head(sign)
+        assert signed == [b"chargekeep head 1" + LOG + seq.to_bytes(4, "little") + link]
+        bodies = [body[4:] for _, kind, body in ledger.records(last) if kind == record.HEAD]
+        assert bodies == [[seq, link, b"s" * 64]]

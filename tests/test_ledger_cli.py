@@ -1,5 +1,6 @@
 """`chargekeep log` on images, on batches and on a running station."""
 
+import asyncio
 import csv
 import json
 
@@ -24,6 +25,10 @@ class Clock:
         return [1_800_000_000, 3, 1, 60]
 
 
+async def sign(message: bytes) -> bytes:
+    return STATION.sign(message)
+
+
 @pytest.fixture
 def ledger():
     device = NorSim(4)
@@ -33,7 +38,7 @@ def ledger():
     ledger.mount()
     for i in range(100):
         ledger.append(5, [i, None, b"\x01\x02"])
-    ledger.append_head(STATION.sign)
+    asyncio.run(ledger.append_head(sign))
     return ledger
 
 

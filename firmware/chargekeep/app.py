@@ -22,7 +22,6 @@ from chargekeep.console import Service
 from chargekeep.core import Core
 from chargekeep.errors import ChargekeepError
 from chargekeep.ledger import record
-from chargekeep.ledger.seal import head_message
 from chargekeep.metering.sampler import Sampler
 from chargekeep.metering.wired import open_meter
 from chargekeep.reader import Console, LineReader
@@ -256,17 +255,11 @@ class App:
             machine.tick()
             if running and not machine.transaction:
                 self.policy.end(evse_id)
-                await self._sign_head()
+                await self.ledger.append_head(self._sign)
                 self.outbox.wake()
             running = machine.transaction
             self._ticks += 1
             await asyncio.sleep_ms(_TICK_MS)
-
-    async def _sign_head(self):
-        # Whoever has this record has our word for everything before it.
-        seq, link = self.ledger.head
-        message = head_message(self.identity.log_id, seq, link)
-        self.ledger.append(record.HEAD, [seq, link, await self._sign(message)])
 
     # Housekeeping
 

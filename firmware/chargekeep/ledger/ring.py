@@ -145,10 +145,13 @@ class Ledger(Mount):
             self._store([(record.COUNTER, body)])
             self._header.counters[index] = value
 
-    def append_head(self, sign):
-        """Have the station sign the head of the chain: `sign(message) -> 64 bytes`. The seq."""
+    async def append_head(self, sign):
+        """Have the station sign the head of the chain: `await sign(message) -> 64 bytes`. The seq.
+
+        Whoever has this record has the station's word for everything before it.
+        """
         seq, link = self.head
-        signature = sign(head_message(self.log_id, seq, link))
+        signature = await sign(head_message(self.log_id, seq, link))
         return self.append(record.HEAD, [seq, link, signature])
 
     def _store(self, encoded, reserve=_RESERVE):
