@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from chargekeep_tools import wire
 from chargekeep_tools.broker import OPERATOR, RECONCILER, Broker
 from chargekeep_tools.reconcile import cli, store
-from chargekeep_tools.reconcile.worker import MqttSource
+from chargekeep_tools.reconcile.source import MqttSource
 
 ROOT = Path(__file__).parent.parent
 

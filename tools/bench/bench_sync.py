@@ -21,7 +21,7 @@ from chargekeep_tools import keys, objects, publish, wire
 from chargekeep_tools.broker import RECONCILER, Broker
 from chargekeep_tools.home import Home
 from chargekeep_tools.reconcile import cli, store
-from chargekeep_tools.reconcile.worker import TOPIC, MqttSource
+from chargekeep_tools.reconcile.source import TOPIC, MqttSource
 from chargekeep_tools.sim.replica import METER_VALUE, Replica
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -36,8 +36,9 @@ from chargekeep_tools.reconcile.schema import (
     records,
     transactions,
 )
+from chargekeep_tools.reconcile.source import source_for
 from chargekeep_tools.reconcile.verify import Stations
-from chargekeep_tools.reconcile.worker import TOPIC, MqttSource, Reconciler
+from chargekeep_tools.reconcile.worker import Reconciler
 
 DatabaseOption = Annotated[
     str | None,
@@ -100,7 +101,7 @@ def run_command(
     database: DatabaseOption = None,
     partition: Annotated[
         list[str] | None,
-        typer.Option(help="Only this partition, as p07; repeat for more [all]."),
+        typer.Option(help="Only this part of the stations: p07, or 0/4; repeat for more [all]."),
     ] = None,
     seconds: Annotated[
         float | None, typer.Option(help="Stop after so many seconds [never].")
@@ -111,17 +112,17 @@ def run_command(
     key: KeyOption = None,
     home: HomeOption = None,
 ) -> None:
-    """Receive, verify, store, acknowledge and bill, until interrupted."""
+    """Receive, verify, store, acknowledge and bill, until interrupted.
+
+    --broker may be a RabbitMQ cluster: amqp://user:password@host,host.
+    """
     if broker is None:
         raise ToolError("no broker", Exit.USAGE, "name it with --broker or $CHARGEKEEP_BROKER")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    names = sorted(partition or ())
-    client_id = "-".join(["chargekeep-reconciler", *names])
-    topics = [TOPIC[:-1] + name for name in names] or [TOPIC]
     ending: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ending.append(1))
-    source = MqttSource(broker, client_id, topics)
+    source = source_for(broker, partition or ())
     while True:
         try:
             engine = engine_for(home, database)

@@ -232,7 +232,7 @@ def play(chargers: int, minutes: int, online: float) -> int:
     from chargekeep_tools.broker import RECONCILER, Broker
     from chargekeep_tools.home import Home
     from chargekeep_tools.reconcile import cli, store
-    from chargekeep_tools.reconcile.worker import MqttSource
+    from chargekeep_tools.reconcile.source import MqttSource
 
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as name:

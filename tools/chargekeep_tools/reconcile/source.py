@@ -1,0 +1,189 @@
+"""Where the reconciler's messages come from: a broker that keeps each until it is done with.
+
+`Source` is the port and its loop. `MqttSource` is mosquitto or any other MQTT 3.1.1 broker;
+amqp.py is RabbitMQ's queues, for several reconcilers.
+"""
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+from sqlalchemy.exc import DBAPIError
+
+from chargekeep_tools.codes import Exit, ToolError
+from chargekeep_tools.reconcile.worker import Message, Reconciler
+
+PARTITIONS = tuple(f"p{number:02d}" for number in range(64))  # as `wire.partition` has it
+_LOG = "chargekeep/1/+/+/up/log/"
+TOPIC = _LOG + "+"
+_GROUP = 500  # batches of one commit at most
+_IDLE_S = 0.2
+_BACK_OFF_S = (1.0, 30.0)
+
+log_ = logging.getLogger(__name__)
+
+
+class Source(ABC):
+    """A connection to a broker that comes back, and hands over again what was not `done`.
+
+    messages: what came and was not taken yet; `failures`: what a broken connection raises.
+    """
+
+    failures: tuple[type[Exception], ...] = (OSError,)
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+
+    @abstractmethod
+    def open(self) -> None:
+        """Connect. Raises `failures`."""
+
+    @abstractmethod
+    def poll(self, timeout_s: float) -> None:
+        """Add what comes within `timeout_s` to `messages`. Raises `failures`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Break the connection, if there is one: the broker keeps what is not done."""
+
+    @abstractmethod
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Send to the MQTT topic, at least once while the connection holds."""
+
+    def run(self, reconciler: Reconciler, stop: Callable[[], bool] = lambda: False) -> None:
+        """Work until `stop`. A broker or a database that is away is waited for."""
+        delay = _BACK_OFF_S[0]
+        while not stop():
+            try:
+                self.open()
+                while not stop():
+                    self._step(reconciler)
+                    delay = _BACK_OFF_S[0]
+            except DBAPIError as error:
+                log_.error("database: %s", error)  # nothing of the group was acknowledged
+            except self.failures as error:
+                log_.warning("broker: %s", error)
+            self.messages.clear()
+            self.close()
+            give_up = time.monotonic() + delay
+            while not stop() and time.monotonic() < give_up:
+                time.sleep(_IDLE_S)
+            delay = min(2 * delay, _BACK_OFF_S[1])
+
+    def _step(self, reconciler: Reconciler) -> None:
+        before = len(self.messages)
+        self.poll(0 if before else _IDLE_S)
+        waiting = len(self.messages)
+        if waiting and (waiting == before or waiting >= _GROUP):
+            group, self.messages = self.messages, []
+            reconciler.take(group)
+        elif not waiting:
+            reconciler.project()
+
+
+class MqttSource(Source):
+    """An MQTT broker, with PUBACKs in our own hand.
+
+    url: mqtt://user:password@host:port, or mqtts:// with ?ca=FILE&cert=FILE&key=FILE.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        client_id: str = "chargekeep-reconciler",
+        topics: Sequence[str] = (TOPIC,),
+    ) -> None:
+        super().__init__()
+        parts = urlsplit(url)
+        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
+            raise ToolError(
+                f"{url!r} is no broker", Exit.USAGE, "write mqtt://user:password@host:port"
+            )
+        self.host = parts.hostname
+        self.port = parts.port or (8883 if parts.scheme == "mqtts" else 1883)
+        self.topics = topics
+        self.refused: Any = None
+        # Not a clean session: what comes while we are away waits at the broker.
+        self.client = mqtt.Client(
+            CallbackAPIVersion.VERSION2, client_id, clean_session=False, manual_ack=True
+        )
+        if parts.username:
+            self.client.username_pw_set(unquote(parts.username), unquote(parts.password or ""))
+        if parts.scheme == "mqtts":
+            files = {name: values[0] for name, values in parse_qs(parts.query).items()}
+            self.client.tls_set(files.get("ca"), files.get("cert"), files.get("key"))
+        self.client.max_inflight_messages_set(0)
+        self.client.on_connect = self._on_connect
+        self.client.on_message = self._on_message
+        self._session = 0
+
+    def open(self) -> None:
+        self.client.connect(self.host, self.port, keepalive=30)
+
+    def poll(self, timeout_s: float) -> None:
+        code = self.client.loop(timeout=timeout_s)
+        if self.refused is not None:
+            raise ToolError(
+                f"{self.host}:{self.port} refused: {self.refused}",
+                Exit.BROKER,
+                "check user and password",
+            )
+        if code != mqtt.MQTT_ERR_SUCCESS:
+            raise ConnectionError(f"{self.host}:{self.port}: {mqtt.error_string(code)}")
+
+    def close(self) -> None:
+        self.client.disconnect()
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        self.client.publish(topic, payload, qos=1)
+
+    def _on_connect(self, client: Any, userdata: Any, flags: Any, reason: Any, _: Any) -> None:
+        self.refused = reason if reason.is_failure else None
+        self._session += 1
+        if not reason.is_failure:
+            client.subscribe([(topic, 1) for topic in self.topics])
+
+    def _on_message(self, client: Any, userdata: Any, message: mqtt.MQTTMessage) -> None:
+        session, mid, qos = self._session, message.mid, message.qos
+
+        def done() -> None:
+            if session == self._session:
+                client.ack(mid, qos)
+
+        self.messages.append(Message(message.topic, bytes(message.payload), done))
+
+
+def partitions(words: Iterable[str]) -> list[str]:
+    """The partitions named by `p07` or `k/n` (those whose number leaves k when divided by n).
+
+    Raises `ToolError` for anything else.
+    """
+    found = set()
+    for word in words:
+        k, slash, n = word.partition("/")
+        if word in PARTITIONS:
+            found.add(word)
+        elif slash and k.isdigit() and n.isdigit() and int(k) < int(n) <= len(PARTITIONS):
+            found.update(PARTITIONS[int(k) :: int(n)])
+        else:
+            raise ToolError(f"{word!r} is no partition", Exit.USAGE, "write p00 to p63, or 0/4")
+    return sorted(found)
+
+
+def source_for(url: str, words: Iterable[str] = ()) -> Source:
+    """The source at `url` for the partitions that `words` name [all]."""
+    names = partitions(words)
+    if urlsplit(url).scheme in ("amqp", "amqps"):
+        try:
+            from chargekeep_tools.reconcile.amqp import AmqpSource
+        except ImportError:
+            hint = "pip install 'chargekeep-tools[cluster]'"
+            raise ToolError("pika is not installed", Exit.USAGE, hint)
+        return AmqpSource(url, names or PARTITIONS)
+    client_id = "-".join(["chargekeep-reconciler", *sorted(words)])
+    return MqttSource(url, client_id, [_LOG + name for name in names] or [TOPIC])
