@@ -29,7 +29,8 @@ check: setup  ## format, lint, spelling, types, and every module compiled for ev
 	.venv/bin/pyright -p tools/pyright/host.json
 	$(PY) tools/sizes.py --check
 
-flash: setup  ## put the firmware on a board and make it a station (BOARD=RPI_PICO_W PORT=/dev/ttyACM0 STATION=CP-1)
+flash: setup  ## make a board a station (BOARD=RPI_PICO_W PORT=/dev/ttyACM0 STATION=CP-1; IMAGE=x.uf2: MicroPython first)
+	$(if $(IMAGE),.venv/bin/chargekeep flash $(PORT) $(IMAGE) --board $(BOARD))
 	.venv/bin/chargekeep provision $(PORT) $(STATION) --board $(BOARD) $(ARGS)
 
 nightly: setup  ## the tests with their long variants (ARGS="-k ledger" runs a piece)

@@ -25,6 +25,7 @@ PARTS = {
     "time": ("policy", "time", "Tell stations the time, signed."),
     "publish": ("publish", "publish", "Send a site's signed objects to the MQTT broker."),
     "boards": ("boards", "boards", "List connected boards."),
+    "flash": ("flash", "flash", "Write MicroPython onto a board."),
     "provision": ("stations", "provision", "Make a board a station, over USB."),
     "provision-many": ("stations", "provision-many", "Make many boards stations at once."),
     "bundle": ("bundle", None, "Build and look into firmware bundles."),
