@@ -7,24 +7,45 @@ second time for CPython, where `tests/shim` stands in for the module `micropytho
 Long variants read the environment variable CHARGEKEEP_NIGHTLY ("1" or "0").
 """
 
+import atexit
+import functools
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from chargekeep_tools.compiler import compile_module
+
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests"
 MICROPYTHON = Path(sys.executable).parent / "micropython"
-MP_PATHS = [ROOT / "firmware", ROOT / "boards" / "UNIX", ROOT / "boards", TESTS]
+FIRMWARE = ROOT / "firmware"
+MP_PATHS = [FIRMWARE, ROOT / "boards" / "UNIX", ROOT / "boards", TESTS]
 
 _TEST = re.compile(r"^(?:async )?def (test_\w+)\(", re.M)
 _HEAP = re.compile(r"^# heap: (\d+k)$", re.M)
 _ALSO = re.compile(r"^# also: cpython$", re.M)
 _NIGHTLY = re.compile(r"^# nightly: (test_\w+)$", re.M)
 SKIPPED = 77
+
+
+@functools.cache
+def compiled():
+    """Folder of the firmware as a board loads it: to compile it would take the tests' heap."""
+    folder = Path(tempfile.mkdtemp(prefix="chargekeep-mpy-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for source in FIRMWARE.glob("chargekeep/**/*.py"):
+        if not source.name.endswith("_thumb.py"):  # of another processor
+            module = folder / source.relative_to(FIRMWARE).with_suffix(".mpy")
+            module.parent.mkdir(parents=True, exist_ok=True)
+            name = str(source.relative_to(ROOT))
+            module.write_bytes(compile_module(source.read_text(), name, optimize=0))
+    return folder
 
 
 def pytest_configure(config):
@@ -71,7 +92,7 @@ class MpItem(pytest.Item):
         env = dict(os.environ, CHARGEKEEP_NIGHTLY=str(int(self.config.getoption("--nightly"))))
         if self.interpreter == "vm":
             command = [MICROPYTHON, "-X", f"heapsize={self.heap}"]
-            env["MICROPYPATH"] = ":".join([".frozen", *paths])
+            env["MICROPYPATH"] = ":".join([".frozen", str(compiled()), *paths])
         else:
             command = [sys.executable]
             env["PYTHONPATH"] = ":".join([*paths, str(TESTS / "shim")])
