@@ -110,20 +110,20 @@ class Charger:
         """Signed batches of everything after slot `after` [what is acknowledged]."""
         found = []
         after = self.ledger.acknowledged if after is None else after
-        while (batch := self.ledger.batch(after, max_bytes)) is not None:
-            first, link, runs = batch
+        while (batch := self.ledger.batch(after, max_bytes, short)) is not None:
+            first, last, link, runs = batch
             body = {
                 2: SITE,
                 3: self.name,
                 10: self.log_id,
                 11: first,
                 12: link,
-                13: short(runs, link),
+                13: [[a, b, bytes(c), d] for a, b, c, d in runs],
             }
             if first > after + 1:
                 body[14] = after
-            found.append(wire.seal_sign1(wire.BATCH, self.key, body))
-            after = first - 1 + sum(len(run[2]) for run in runs) // 64
+            found.append(wire.seal_batch(self.key, body))
+            after = last
         return found
 
     @property

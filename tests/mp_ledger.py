@@ -104,13 +104,13 @@ def test_batches_and_acknowledgement():
                     batch = ledger.batch(ledger.acknowledged, 1000)
                     if batch is None:
                         break
-                    first, before, runs = batch
+                    first, last, before, runs = batch
                     assert before == link and first == ledger.acknowledged + 1
                     slots = b"".join([bytes(run[2]) for run in runs])
                     assert len(slots) <= 1000
                     link = slots[-12:-4]
                     sent.append(len(slots) // 64)
-                    last = first + len(slots) // 64 - 1
+                    assert last == first + len(slots) // 64 - 1
                     raises(ChargekeepError, ledger.acknowledge, LOG, last, bytes(8))
                     raises(ChargekeepError, ledger.acknowledge, bytes(16), last, link)
                     raises(ChargekeepError, ledger.acknowledge, LOG, ledger.head[0] + 1, link)
@@ -169,12 +169,12 @@ def test_the_tail_is_withheld_until_it_is_settled():
         ledger.append(record.METER_VALUE, [1])
         last = ledger.append_many([(record.METER_VALUE, [2]), (record.METER_VALUE, [3])])
         ledger = file.mount()
-        (run,) = ledger.batch(0, 4000)[2]
+        (run,) = ledger.batch(0, 4000)[3]
         assert len(run[2]) == 64
         assert ledger.batch(1, 4000) is None
         raises(ChargekeepError, ledger.acknowledge, LOG, *ledger.head)
         ledger.append(record.BOOT, [0, "1"])
-        assert sum([len(run[2]) for run in ledger.batch(1, 4000)[2]]) == 3 * 64
+        assert sum([len(run[2]) for run in ledger.batch(1, 4000)[3]]) == 3 * 64
         ledger.acknowledge(LOG, *ledger.head)
         assert last == 3
 

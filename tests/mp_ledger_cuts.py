@@ -4,13 +4,17 @@
 # also: cpython
 # heap: 1024k
 # nightly: test_many_cuts
+# nightly: test_many_cuts_of_migrations
 # nightly: test_long_soak
 
 import sys
 
+from mptest import raises
 from nor_sim import OUTCOMES, Chance, MemoryStore, NorSim, PowerCut
 
-from chargekeep.ledger import record
+from chargekeep import errors
+from chargekeep.errors import ChargekeepError
+from chargekeep.ledger import header, record
 from chargekeep.ledger.ring import Ledger
 
 LOG = b"0123456789abcdef"
@@ -166,19 +170,20 @@ def recover(device, store, work):
 
 def check_batches(ledger, shown):
     # What goes up next: whole records that follow on, and nothing beyond the head.
-    last = ledger.acknowledged
-    batch = ledger.batch(last, 100_000)
+    before = ledger.acknowledged
+    batch = ledger.batch(before, 100_000)
     if batch:
-        first, _, runs = batch
-        assert first == last + 1
+        first, last, _, runs = batch
+        assert first == before + 1
         inside = False
-        for _, _, data in runs:
+        for _, _, data, link in runs:
+            assert data[-12:-4] == link
             for at in range(0, len(data), 64):
                 flags = data[at + 3]
                 assert inside != bool(flags & record.FIRST), "half a record"
                 inside = not flags & record.LAST
                 first += 1
-        assert not inside and first - 1 <= ledger.head[0]
+        assert not inside and first - 1 == last <= ledger.head[0]
 
 
 class Cuts:
@@ -324,6 +329,79 @@ def test_end_of_a_closed_sector():
 def test_end_of_a_closed_sector_cut_again():
     closed_sector(2)
     closed_sector(3)
+
+
+OLDER, NEWER = 0x10, 0x11
+
+
+class Migration(Cuts):
+    """Cuts while newer firmware takes a ring over; older firmware may be what starts next."""
+
+    def at_operation(self, block, offset, data):
+        self.operations += 1
+        for outcome in self.outcomes:
+            device, store = self.copies()
+            device.cut(block, offset, data, outcome)
+            other = device.copy(self.count), MemoryStore(store.files)
+            self.older(*other)
+            ledger = recover(device, store, self.work)
+            ledger.migrate()
+            shown = listed(ledger)
+            for i in range(70):
+                seq = ledger.append(record.METER_VALUE, [i])
+                ledger.acknowledge(LOG, *ledger.head)
+                assert device.data[ledger._head * 4096 + 3] == NEWER
+            assert missing(shown, listed(ledger), ledger.acknowledged) is None and seq
+
+    def older(self, device, store):
+        header.VERSION = OLDER
+        try:
+            ledger = open_ledger(device, store)
+            if ledger.writable:
+                assert all([device.data[i * 4096 + 3] != NEWER for i in newest(ledger)])
+                recover(device, store, self.work)
+            else:
+                operations = device.operations
+                check(ledger, self.work)
+                raises(ChargekeepError, ledger.append, *BOOT, code=errors.LEDGER_VERSION)
+                assert device.operations == operations
+        finally:
+            header.VERSION = NEWER
+
+
+def newest(ledger):
+    return [] if ledger._head < 0 else [ledger._head]
+
+
+def migrations(seeds, outcomes):
+    for seed in seeds:
+        cuts = Migration(seed, True, outcomes, 0)
+        work = cuts.work
+        for _ in range(100 + 13 * seed):
+            work.step()
+        header.VERSION = NEWER
+        try:
+            work.ledger = open_ledger(work.device, work.store)
+            cuts.run(3)  # on trial: as the older firmware would
+            before = work.ledger._header.seq
+            assert work.device.data[work.ledger._head * 4096 + 3] == OLDER
+            work.ledger.migrate()
+            while work.ledger._header.seq < before + 2:
+                cuts.run(1)
+        finally:
+            header.VERSION = OLDER
+        print("cuts:", cuts.count, "operations:", cuts.operations)
+
+
+def test_every_cut_of_a_migration():
+    if FAST:
+        migrations((1,), OUTCOMES)
+    else:
+        migrations((2,), ("bits", "weak"))
+
+
+def test_many_cuts_of_migrations():
+    migrations(range(3, 13 if FAST else 4), OUTCOMES)
 
 
 def test_many_cuts():

@@ -88,11 +88,11 @@ def test_thinning_keeps_every_start_and_end():
         batch = ledger.batch(after, 2000)
         if not batch:
             break
-        first, before_link, runs = batch
+        first, last, before_link, runs = batch
         assert first > after
         assert link is None or first > after + 1 or before_link == link
-        after = first - 1 + sum([len(run[2]) for run in runs]) // 64
-        link = runs[-1][2][-12:-4]
+        assert last == first - 1 + sum([len(run[2]) for run in runs]) // 64
+        after, link = last, runs[-1][3]
         ledger.acknowledge(LOG, after, link)
     for seq, kind, body in ledger.records(after + 1):
         assert kind == record.COUNTER and body[4] == 11, seq

@@ -1,5 +1,6 @@
 # What the outbox sends, when it sends it again, and what alone frees flash.
 import asyncio
+import hashlib
 
 from mqtt_broker import Broker, Counts, accept, split_publish, until
 
@@ -22,7 +23,7 @@ class FakeLedger:
         self.acknowledged = 0
         self.lost = ()
 
-    def batch(self, after, max_bytes):
+    def batch(self, after, max_bytes, cut):
         first = after + 1
         while first in self.lost:
             first += 1
@@ -35,8 +36,8 @@ class FakeLedger:
             return None
         slots = bytearray()
         for seq in range(first, last + 1):
-            slots.extend(b"..\5\xc2ab" + bytes(46) + link(seq) + b"CRC.")
-        return first, link(first - 1), [[1, 0, slots]]
+            slots.extend(cut(b"..\5\xc2ab" + bytes(46) + link(seq) + b"CRC."))
+        return first, last, link(first - 1), [[1, 0, slots, link(last)]]
 
     def acknowledge(self, log_id, seq, its_link):
         if log_id != self.log_id or its_link != link(seq) or seq > self.head_seq:
@@ -93,8 +94,10 @@ class Station:
         self.topics.append((topic, header & 1, payload))
         if "/log/" not in topic:
             return
-        kind, kid, _, body, signature = cose.parse(payload)
+        kind, kid, _, digest, signature = cose.parse(payload[:119])
         assert (kind, kid, signature) == (65011, b"kid!", b"s" * 64)
+        body = payload[119:]
+        assert cbor.loads(digest) == hashlib.sha256(body).digest()
         body = cbor.loads(body)
         assert (body[2], body[3], body[10]) == (SITE, NAME, b"L" * 16)
         assert body[12] == link(body[11] - 1)

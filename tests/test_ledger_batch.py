@@ -30,8 +30,8 @@ def ledger(tmp_path):
 
 
 def as_map(batch):
-    first, link, runs = batch
-    return {10: LOG, 11: first, 12: link, 13: [[a, b, bytes(c)] for a, b, c in runs]}
+    first, _, link, runs = batch
+    return {10: LOG, 11: first, 12: link, 13: [[a, b, bytes(c)] for a, b, c, _ in runs]}
 
 
 def test_batches_follow_on(ledger):

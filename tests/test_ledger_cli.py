@@ -53,11 +53,10 @@ def image(ledger, tmp_path):
 def uploads(ledger, tmp_path):
     after, data = 0, []
     while batch := ledger.batch(after, 1000):
-        first, link, runs = batch
+        first, after, link, runs = batch
         body = {2: "site", 3: "s1", 10: LOG, 11: first, 12: link}
-        body[13] = [[a, b, bytes(c)] for a, b, c in runs]
-        data.append(wire.seal_sign1(wire.BATCH, STATION, body))
-        after = first - 1 + sum(len(run[2]) for run in runs) // 64
+        body[13] = [[a, b, bytes(c)] for a, b, c, _ in runs]
+        data.append(wire.seal_batch(STATION, body))
     path = tmp_path / "uploads.cborseq"
     path.write_bytes(b"".join([*data[::-1], data[0]]))  # out of order, one twice
     return str(path)

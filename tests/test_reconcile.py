@@ -40,7 +40,7 @@ def test_acknowledgement_frees_exactly_what_was_committed(host):
     charger = host.add(Charger("cp-1"))
     charger.charge(1000, updates=30)
     charger.update()
-    batches = charger.batches(max_bytes=512)
+    batches = charger.batches(max_bytes=128)
     assert len(batches) > 3
     host.give(charger, *batches[:2])
     assert charger.ledger.acknowledged == open_batch(batches[1], charger.station).last
@@ -67,7 +67,7 @@ def test_gap_stops_the_acknowledgement_and_is_listed(host):
     charger = host.add(Charger("cp-1"))
     charger.charge(1000, updates=30)
     charger.update()
-    batches = charger.batches(max_bytes=512)
+    batches = charger.batches(max_bytes=128)
     host.give(charger, batches[0], *batches[2:])
     first = open_batch(batches[0], charger.station)
     missing = open_batch(batches[1], charger.station)
@@ -99,10 +99,10 @@ def test_station_signed_but_its_chain_broken(host):
     charger = host.add(Charger("cp-1"))
     charger.charge(10)
     charger.update()
-    body = wire.peek_sign1(charger.batches()[0])[2]
+    body = wire.peek_batch(charger.batches()[0])
     slots = body[13][0][2]
     body[13][0][2] = slots[:10] + bytes((slots[10] ^ 1,)) + slots[11:]
-    host.give(charger, wire.seal_sign1(wire.BATCH, charger.key, body))
+    host.give(charger, wire.seal_batch(charger.key, body))
     assert host.reconciler.figures.refused == {510: 1} and host.events == []
 
 
@@ -116,9 +116,10 @@ def test_short_form_expands_to_the_bytes_in_flash(host):
     follows, link = 0, slots.LogId(charger.log_id).genesis
     sent = charger.batches(max_bytes=700)
     for data in sent:
-        full = expand(wire.peek_sign1(data)[2], charger.station)
-        _, _, runs = charger.ledger.batch(follows, 700)
-        assert full[13] == [[sector, index, bytes(data)] for sector, index, data in runs]
+        full = expand(wire.peek_batch(data), charger.station)
+        _, _, _, runs = charger.ledger.batch(follows, 10_000)
+        stored = b"".join(data for _, _, data, _ in runs)
+        assert stored.startswith(b"".join(data for _, _, data in full[13]))
         checked = verify_batch(
             full, link=link, log_id=charger.log_id, keys=slots.Keys(charger.seal)
         )
@@ -131,13 +132,15 @@ def test_slot_after_a_lost_one_is_taken_with_its_own_link(host):
     charger = host.add(Charger("cp-1"))
     for i in range(10):
         charger.ledger.append(5, [i, 0])
-    body = wire.peek_sign1(charger.batches(after=4)[0])[2]
-    first, _, runs = charger.ledger.batch(4, 2048)
-    body[12], body[14], body[13] = bytes(8), 0, short(runs, bytes(8))
-    host.give(charger, wire.seal_sign1(wire.BATCH, charger.key, body))
+    body = wire.peek_batch(charger.batches(after=4)[0])
+    first, _, _, (lost,) = charger.ledger.batch(4, 1, short)
+    sector, index, data, link = body[13][0]
+    rest = [sector, index + 1, data[len(lost[2]) :], link]
+    body[12], body[14], body[13] = bytes(8), 0, [[*lost[:2], bytes(lost[2]), lost[3]], rest]
+    host.give(charger, wire.seal_batch(charger.key, body))
     assert host.kinds() == ["lost"] and charger.ledger.acknowledged == first + 6
     body[11], body[13] = 12, [[1, 11, b"\x05\xc2ab" * 2, b"l" * 8]]
-    host.give(charger, wire.seal_sign1(wire.BATCH, charger.key, body))
+    host.give(charger, wire.seal_batch(charger.key, body))
     assert host.reconciler.figures.refused == {106: 1}
 
 

@@ -236,7 +236,7 @@ def test_lost(host, replica):
     replica.charge(20, tariff=PRICED)
     body = replica.body(len(replica.slots) - 5)
     body[14] = body[11] - 6
-    host.give(replica, first, wire.seal_sign1(wire.BATCH, replica.key, body))
+    host.give(replica, first, wire.seal_batch(replica.key, body))
     assert [b["energy_wh"] for b in cli.list_bills(host.engine)] == [10, 20]
     assert host.kinds() == ["lost"] and replica.acknowledged == len(replica.slots)
 

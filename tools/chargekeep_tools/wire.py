@@ -29,6 +29,7 @@ TIME_STATEMENT = 65008
 ACKNOWLEDGEMENT = 65009
 FIRMWARE = 65010
 BATCH = 65011
+BATCH_AT = 119  # bytes of the signed hash before the batch
 HEAD = 65012
 EVIDENCE = 65013
 
@@ -231,6 +232,24 @@ def open_sign1(data: bytes, content_type: int, key_for: KeyFor) -> Any:
     if not verify(public_key, _to_be_signed(protected, payload), signature):
         raise WireError(COSE_SIGNATURE, "the signature does not verify")
     return loads(payload)
+
+
+def seal_batch(private_key: Ed25519PrivateKey, body: dict[int, Any]) -> bytes:
+    """A ledger batch as a station sends it: its SHA-256, signed, and then the batch itself."""
+    encoded = dumps(body)
+    return seal_sign1(BATCH, private_key, hashlib.sha256(encoded).digest()) + encoded
+
+
+def peek_batch(data: bytes) -> Any:
+    """The batch in `data`, its signature NOT checked."""
+    return loads(data[BATCH_AT:])
+
+
+def open_batch(data: bytes, key_for: KeyFor) -> Any:
+    """The batch in `data`, its signature verified."""
+    if open_sign1(data[:BATCH_AT], BATCH, key_for) != hashlib.sha256(data[BATCH_AT:]).digest():
+        raise WireError(COSE_SIGNATURE, "another batch than the one that was signed")
+    return peek_batch(data)
 
 
 def id_token_hash(site_key: bytes, id_token: str) -> bytes:

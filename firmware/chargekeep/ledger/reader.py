@@ -16,7 +16,7 @@ SLOTS = const(60)  # of a sector, after its header
 MAX_SECTORS = const(256)
 _HEADER = const(256)
 _DAMAGE = const(64)
-_RUN_OVERHEAD = const(12)  # bytes of CBOR around the slots of a run
+_RUN_OVERHEAD = const(21)  # bytes of CBOR around the slots of a run
 
 
 class Reader:
@@ -242,6 +242,10 @@ class Reader:
 
     def _link_before(self, block, index, seq):
         # The stored link of the slot before, or what the sector's header says.
+        if index:
+            slot = self._fetch(block, index - 1)
+            if slot and slot[0] | slot[1] << 8 == (seq - 1) & 0xFFFF:
+                return bytes(slot[record.LINK_AT : record.CRC_AT])  # it counts, as ours does
         for other, at, found, _ in self._slots(seq - 2):
             slot = self._fetch(other, at)
             if slot and found == seq - 1:
@@ -252,51 +256,54 @@ class Reader:
         found = header.Header.unpack(page)
         return found.link if found and found.first == seq else bytes(record.LINK)
 
-    def batch(self, after_seq, max_bytes):
-        """The next records for the host after slot `after_seq`, byte for byte as stored.
+    def batch(self, after_seq, max_bytes, cut=bytes):
+        """The next records for the host after slot `after_seq`.
 
-        `(first seq, link of the slot before it, [[sector seq, first slot index, slots], ...])`
-        with whole records whose slots follow on without a gap, in at most `max_bytes` (at least
-        one record); None where nothing more is to be sent. The last record before a power cut is
-        withheld until the next append has settled it.
+        `(first seq, last seq, link of the slot before, runs)` of whole records whose slots follow
+        on without a gap; a run is `[sector seq, first slot index, slots, link of the last]`, its
+        slots what `cut(slot)` keeps of each. At most `max_bytes` (at least one record); None where
+        nothing more is to be sent. The last record before a power cut is withheld until the next
+        append has settled it. Where the slot before is lost, the first run holds one slot.
         """
         if after_seq >= self._settled:
             return None
         runs = []
-        size = 0
-        first = link = None
+        size = first = last = place = 0
+        before = None
         news = False
         pending = []  # slots of the record being read
         for block, index, seq, gap in self._slots(after_seq):
-            if seq > self._settled or (gap and first is not None):
+            if seq > self._settled or (gap and first):
                 break
             slot = self._fetch(block, index)
-            if first is None:
+            if not first:
                 if not slot or not slot[3] & record.FIRST:
                     continue
                 slot = bytes(slot)
                 first = seq
-                link = self._link_before(block, index, seq)
+                before = self._link_before(block, index, seq)
             elif not slot:
                 break
-            slot = bytes(slot)
-            pending.append((self._seq[block], index, slot))
+            link = bytes(slot[record.LINK_AT : record.CRC_AT])
+            pending.append((self._seq[block], index, cut(slot), link))
+            size += len(pending[-1][2]) + _RUN_OVERHEAD
             if not slot[3] & record.LAST:
                 continue
-            size += len(pending) * (SLOT + _RUN_OVERHEAD)
             if runs and size > max_bytes:
                 break
             news = news or not _silent(slot)
-            for sector, at, data in pending:
-                if runs and runs[-1][0] == sector and runs[-1][1] + len(runs[-1][2]) // SLOT == at:
-                    runs[-1][2].extend(data)
+            for sector, at, kept, link in pending:
+                alone = len(runs) == 1 and not any(before)
+                if runs and sector == runs[-1][0] and at == place and not alone:
+                    runs[-1][2].extend(kept)
+                    runs[-1][3] = link
                     size -= _RUN_OVERHEAD
                 else:
-                    runs.append([sector, at, bytearray(data)])
+                    runs.append([sector, at, bytearray(kept), link])
+                place = at + 1
             pending = []
-        if not news:
-            return None
-        return first, link, runs
+            last = seq
+        return (first, last, before, runs) if news else None
 
 
 def _silent(slot):

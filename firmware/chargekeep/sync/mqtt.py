@@ -104,8 +104,10 @@ class MqttClient:
             await asyncio.sleep_ms(delay // 2 + random.getrandbits(16) * delay // 65536)
             delay = min(2 * delay, longest)
 
-    async def publish(self, topic, payload, retain=False, wait=True):
+    async def publish(self, topic, payload, retain=False, wait=True, more=b""):
         """Send at QoS 1; with `wait` until the broker's PUBACK, which says nothing about storage.
+
+        `more` follows `payload`, so that two parts need not be joined before.
 
         Waits while the window is full. Raises SYNC_CLOSED when there is no connection or it is
         lost on the way, SYNC_TOO_LARGE when the packet exceeds the send buffer.
@@ -115,17 +117,19 @@ class MqttClient:
         while len(self._pending) >= self.window:
             await self._changed(session)
         topic = topic.encode()
-        length = 4 + len(topic) + len(payload)
+        length = 4 + len(topic) + len(payload) + len(more)
         async with self._lock:
             await self._own_out(session)
             at = self._begin(_PUBLISH | 2 | int(retain), length)
             at = self._put(at, topic)
             packet_id = self._next_id()
             at = self._put_u16(at, packet_id)
-            self._out[at : at + len(payload)] = payload
+            for part in (payload, more):
+                self._out[at : at + len(part)] = part
+                at += len(part)
             self._ask()
             self._pending.add(packet_id)
-            await self._flush(at + len(payload), session)
+            await self._flush(at, session)
         while wait and packet_id in self._pending:
             await self._changed(session)
 

@@ -1,7 +1,7 @@
 # Sends the ledger up in signed batches from which the host restores each slot byte for byte, and
 # frees flash only when the host says, signed, that they are in its database. It promises that a
 # lost packet, connection, host or acknowledgement costs a resend and nothing else, and that status
-# goes ahead of a backlog. Costs about 3 x max_bytes of heap while it seals a batch.
+# goes ahead of a backlog. Costs about 3 x max_bytes of heap while it makes a batch.
 
 import asyncio
 import hashlib
@@ -21,18 +21,14 @@ _SEQ = const(11)
 _LINK = const(12)
 _RUNS = const(13)
 _FOLLOWS = const(14)
-_SLOT = const(64)  # bytes of a slot, and where its parts are: FORMATS.md section 4
-_LENGTH = const(63)  # of byte 3
-_LINK_AT = const(-12)
-_CRC_AT = const(-4)
-_LINK_BYTES = const(8)
+_LENGTH = const(63)  # of byte 3 of a slot, FORMATS.md section 4
 _ACK_TIMEOUTS = const(8)  # the wait for an acknowledgement doubles up to this factor
 
 
 class Outbox:
     """Keeps the host's copy of the ledger up to date while the client has a connection.
 
-    ledger: has `log_id`, `acknowledged`, `batch(after_seq, max_bytes)` and
+    ledger: has `log_id`, `acknowledged`, `batch(after_seq, max_bytes, cut)` and
         `acknowledge(log_id, seq, link)`.
     sign: `await sign(message) -> 64 bytes` of the station's key, whose id is `kid`.
     open_ack: `await open_ack(data) -> (log id, seq, link)` of a verified acknowledgement for
@@ -52,7 +48,7 @@ class Outbox:
         open_ack,
         count,
         window=4,
-        max_bytes=2048,
+        max_bytes=1280,
         poll_ms=1_000,
         ack_timeout_ms=30_000,
     ):
@@ -152,44 +148,33 @@ class Outbox:
         self._sent = self.ledger.acknowledged
 
     async def _send(self):
-        batch = self.ledger.batch(self._sent, self.max_bytes)
+        batch = self.ledger.batch(self._sent, self.max_bytes, short)
         if batch is None:
             return False
-        first, link, runs = batch
+        first, last, link, runs = batch
         body = {
             _SITE: self.site,
             _STATION: self.station,
             _LOG_ID: self.ledger.log_id,
             _SEQ: first,
             _LINK: link,
-            _RUNS: short(runs, link),
+            _RUNS: runs,
         }
         if first > self._sent + 1:
             body[_FOLLOWS] = self._sent  # what is between is gone here: do not wait for it
-        last = first - 1 + sum([len(run[2]) for run in runs]) // _SLOT
-        batch = runs = None  # memory is short while it is sealed
         body = cbor.dumps(body)
-        data = await cose.seal_sign1_async(cose.LEDGER_BATCH, self.kid, body, self.sign)
-        body = None
+        batch = runs = None  # memory is short while it is signed
+        digest = cbor.dumps(hashlib.sha256(body).digest())
+        head = await cose.seal_sign1_async(cose.LEDGER_BATCH, self.kid, digest, self.sign)
         if not self._flight:
             self._progress_at = ticks_ms()
         self._flight.append(last)
         self._sent = last
-        await self.client.publish(self.log_topic, data, wait=False)
+        await self.client.publish(self.log_topic, head, wait=False, more=body)
         self.batches += 1
         return True
 
 
-def short(runs, link):
-    """Runs of slots as stored to runs of what the host cannot work out (FORMATS.md section 5)."""
-    if link == bytes(_LINK_BYTES):  # unknown: the first slot's own link comes along
-        sector, index, slots = runs[0]
-        runs = [[sector, index, slots[:_SLOT]], [sector, index + 1, slots[_SLOT:]]] + runs[1:]
-    found = []
-    for sector, index, slots in runs:
-        kept = bytearray()
-        for at in range(0, len(slots), _SLOT):
-            kept.extend(slots[at + 2 : at + 4 + (slots[at + 3] & _LENGTH)])
-        if kept:
-            found.append([sector, index, bytes(kept), bytes(slots[_LINK_AT:_CRC_AT])])
-    return found
+def short(slot):
+    """What the host cannot work out: record type, length, payload (FORMATS.md section 5)."""
+    return slot[2 : 4 + (slot[3] & _LENGTH)]

@@ -79,6 +79,7 @@ def split_batches(data: bytes) -> list[bytes]:
     while stream.tell() < len(data):
         start = stream.tell()
         try:
+            cbor2.load(stream)  # the signed hash
             cbor2.load(stream)
         except Exception as e:
             raise LogError("form", f"byte {start}: {e}") from e
@@ -116,11 +117,11 @@ def verify_batches(data: bytes, proof: Proof) -> Report:
 
 def _open(message: bytes, public_key: bytes | None) -> dict[int, Any]:
     if public_key is not None:
-        return wire.open_sign1(message, wire.BATCH, lambda kid, content_type: public_key)
-    content_type, _, payload = wire.peek_sign1(message)
+        return wire.open_batch(message, lambda kid, content_type: public_key)
+    content_type = wire.peek_sign1(message[: wire.BATCH_AT])[0]
     if content_type != wire.BATCH:
         raise LogError("form", f"content type {content_type}")
-    return payload
+    return wire.peek_batch(message)
 
 
 def _join(report: Report, batches: list[Batch], proof: Proof) -> None:

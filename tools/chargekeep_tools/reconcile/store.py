@@ -282,7 +282,7 @@ class Group:
 
 def stored(data: bytes, station: Station) -> Batch:
     """A batch from the database; its signature was verified before it got there."""
-    return read_batch(wire.peek_sign1(data)[2], data, station)
+    return read_batch(wire.peek_batch(data), data, station)
 
 
 def _span(batch: Batch) -> str:

@@ -94,7 +94,7 @@ class Station:
     station: str
     keys: dict[bytes, bytes]  # kid to public key
     logs: dict[bytes, SealKeys | None] = field(default_factory=dict)
-    # For each key: how a batch begins, what is signed before its payload, and the key.
+    # For each key: how a batch begins, what is signed before its hash, and the key.
     frames: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
 
     @classmethod
@@ -109,7 +109,7 @@ class Station:
             protected = wire.dumps({1: -8, 3: wire.BATCH, 4: kid})
             head = cbor2.dumps(protected)
             context = b"\x84" + cbor2.dumps("Signature1") + head + b"\x40"
-            found.frames.append((b"\xd2\x84" + head + b"\xa0\x59", context, public_key))
+            found.frames.append((b"\xd2\x84" + head + b"\xa0", context, public_key))
         return found
 
     def key_for(self, kid: bytes, content_type: int) -> bytes | None:
@@ -152,26 +152,26 @@ def open_batch(data: bytes, station: Station) -> Batch:
     """
     body = _open_fast(data, station)
     if body is None:  # not as our firmware writes it, or false: say why
-        body = wire.open_sign1(data, wire.BATCH, station.key_for)
+        body = wire.open_batch(data, station.key_for)
     return read_batch(body, data, station)
 
 
 def _open_fast(data: bytes, station: Station) -> Any:
-    """What `wire.open_sign1` gives, for a message whose frame is byte for byte the expected one.
+    """What `wire.open_batch` gives, for a message whose frame is byte for byte the expected one.
 
     Which proves its encoding without decoding it; five times faster. None if anything differs.
     """
     for prefix, signed, public_key in station.frames:
         if not data.startswith(prefix):
             continue
-        size = int.from_bytes(data[len(prefix) : len(prefix) + 2])
-        at = len(prefix) + 2
-        if size < 256 or len(data) != at + size + 66 or data[-66:-64] != b"\x58\x40":
+        payload = data[wire.BATCH_AT :]
+        hashed = b"\x58\x22\x58\x20" + sha256(payload).digest()
+        frame = prefix + hashed + b"\x58\x40"
+        signature = data[len(frame) : wire.BATCH_AT]
+        if not data.startswith(frame) or len(frame) + 64 != wire.BATCH_AT:
             return None
-        payload = data[at : at + size]
-        message = signed + data[at - 3 : at + size]
         try:
-            crypto_sign_open(data[-64:] + message, public_key)
+            crypto_sign_open(signature + signed + hashed, public_key)
             body = cbor2.loads(payload)
         except (BadSignatureError, cbor2.CBORDecodeError, ValueError):
             return None

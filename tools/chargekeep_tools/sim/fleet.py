@@ -145,7 +145,7 @@ class Charger:
             body = replica.body(self._sent, _SLOTS)
             if body is None or self.client is None:
                 return
-            data = wire.seal_sign1(wire.BATCH, replica.key, body)
+            data = wire.seal_batch(replica.key, body)
             self.client.publish(replica.log_topic, data, 1)
             self._sent = replica.end_of(self._sent, _SLOTS)
 

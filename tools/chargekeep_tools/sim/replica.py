@@ -167,7 +167,7 @@ class Replica:
         found = []
         at = self.acknowledged if after is None else after
         while (body := self.body(at, most)) is not None:
-            found.append(wire.seal_sign1(wire.BATCH, self.key, body))
+            found.append(wire.seal_batch(self.key, body))
             at = self.end_of(at, most)
         return found
 
