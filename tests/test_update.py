@@ -36,6 +36,7 @@ def main():
         core = Core(open_board(), starting=True)
     except ChargekeepError:
         return
+    core.ledger.record_boot()
     trial = Trial(core.ledger, core.health)
     trial.passed()
     state = {'version': VERSION, 'boots': core.ledger.counter(0)}
@@ -90,6 +91,7 @@ def template(home, folder):
     for path, data in first.files.items():
         (folder / "a" / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / "a" / path).write_bytes(data)
+    (folder / "a" / "files").write_bytes(bundles.file_list(first.files))
     (folder / "slot").write_text("a")
     with SimBoard(folder) as board, opened(board.port) as device:
         provision.commission(home, device, "hall", "bay-1")

@@ -81,7 +81,7 @@ class App:
         self._wire_network(cbor.loads(core.store.read("network") or b"\xa0"))
         self.watchdog = board.watchdog()
         self.supervisor = Supervisor(self.watchdog, self.health, time.ticks_ms, time.ticks_diff)
-        self._trial = Trial(self.ledger, self.health)
+        self.trial = Trial(self.ledger, self.health)
         self._ticks = 0
         self._heap_peak = 0
         self._told = None  # what the last status said: state, news, ticks
@@ -142,11 +142,16 @@ class App:
             count,
         )
         self.client.will = self.outbox.will
-        handlers = {"ack": self.outbox.acknowledged, "allowlist": self._on_allowlist}
+        handlers = {
+            "ack": self.outbox.acknowledged,
+            "allowlist": self._on_allowlist,
+            "firmware": self._on_firmware,
+        }
         for kind in ("trust", "revocation", "tariff", "config", "command", "time"):
             handlers[kind] = self._accept(kind)
         self.inbox = Inbox(self.client, me.site, me.station, handlers, count)
         self._refresh = False  # what came before the trust list that vouches for it comes again
+        self.download = None  # of new firmware
         self._chunk = None  # topic levels of the allowlist chunk that is subscribed to
         self.wifi = interface and Wifi(
             interface, settings.get(_SSID), settings.get(_WIFI_PASSWORD), count
@@ -193,6 +198,19 @@ class App:
             self._chunk = levels
             if levels:
                 await self.inbox.follow(levels)
+    async def _on_firmware(self, data, *levels):
+        download = self.download
+        if levels:
+            if download:
+                download.take(*levels, data)
+        elif data not in (slots.installed(), slots.failed(), download and download.data):
+            if download:
+                self._loading.cancel()
+            from chargekeep.update.download import Download  # in memory while it loads only
+
+            self.download = Download(self, data)
+            self._loading = asyncio.create_task(self.download.run())
+
 
     def _on_change(self, kind):
         machine, config = self.machine, self.objects.config
@@ -267,9 +285,9 @@ class App:
         sampled = -1
         while True:
             await asyncio.sleep_ms(_HOUSEKEEPING_MS)
-            if self._trial and self.sampler.samples:
-                self._trial.passed()  # it meters, and the boot record is in the log
-                self._trial = None
+            if self.trial.pending and self.sampler.samples:
+                self.trial.passed()  # it meters, and the boot record is in the log
+                self._refresh = True  # newer firmware may have been refused until now
             if self._refresh and self.client.connected:
                 self._refresh = False
                 await self.inbox.start()
@@ -292,6 +310,7 @@ class App:
         now = time.ticks_ms()
         quiet_ms = 1000 * self.objects.config.status_interval_s
         if self._told and (state, why, machine.state) == self._told[0]:
+        news += (self.trial.update,)
             if news != self._told[1]:
                 quiet_ms = _NEWS_MS
             if time.ticks_diff(now, self._told[2]) < quiet_ms:
@@ -337,6 +356,7 @@ class App:
             "backlog": ledger.backlog,
             "free_slots": ledger.free_slots,
             "erases": ledger.erases,
+            "update": self.trial.update,
             "errors": {str(code): n for code, n in self.health.errors.items()},
             "last_error": last and "E%d %s" % last,
             "heap_used": gc.mem_alloc(),

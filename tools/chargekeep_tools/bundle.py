@@ -1,8 +1,8 @@
 """Firmware bundles: the compiled firmware of one board and its signed manifest, in one file.
 
 The same sources, version and time give the same bytes. Layout: `CKB1`, the manifest's length (4
-bytes, big-endian), the manifest (COSE_Sign1, FORMATS.md section 6), then the files it names, in
-its order, one after the other.
+bytes, big-endian), the manifest (COSE_Sign1, FORMATS.md section 6), the list of files that it
+names by hash, and the files in the list's order, one after the other.
 """
 
 import hashlib
@@ -63,9 +63,13 @@ class Bundle:
     def version(self) -> int:
         return self.listed[1]
 
+    @property
+    def stream(self) -> bytes:
+        """List and files, as stations fetch them."""
+        return file_list(self.files) + b"".join(self.files[path] for path in sorted(self.files))
+
     def encode(self) -> bytes:
-        contents = b"".join(self.files[path] for path, _, _ in self.listed[13])
-        return MAGIC + len(self.manifest).to_bytes(4, "big") + self.manifest + contents
+        return MAGIC + len(self.manifest).to_bytes(4, "big") + self.manifest + self.stream
 
     @staticmethod
     def decode(data: bytes) -> "Bundle":
@@ -78,14 +82,26 @@ class Bundle:
         if content_type != wire.FIRMWARE:
             raise wire.WireError(wire.COSE_CONTENT_TYPE, "not a firmware manifest")
         files: dict[str, bytes] = {}
-        for path, size, digest in listed[13]:
-            files[path] = data[start : start + size]
-            start += size
-            if hashlib.sha256(files[path]).digest() != digest:
-                raise wire.WireError(wire.COSE_SIGNATURE, f"{path} is not the file signed")
-        if start != len(data):
-            raise wire.WireError(wire.COSE_FORM, "bytes follow the last file")
+        size, digest = listed[13]
+        names = data[start : start + size]
+        start += size
+        if hashlib.sha256(names).digest() != digest:
+            raise wire.WireError(wire.COSE_SIGNATURE, "the list of files is not the one signed")
+        for line in names.decode().splitlines():
+            _, size, path = line.split(" ", 2)
+            files[path] = data[start : start + int(size)]
+            start += int(size)
+        if start != len(data) or file_list(files) != names:
+            raise wire.WireError(wire.COSE_SIGNATURE, "the files are not those signed")
         return Bundle(manifest, listed, files)
+
+
+def file_list(files: dict[str, bytes]) -> bytes:
+    """What a manifest says of files (path to content): hash, size and path, a line each."""
+    lines = (
+        f"{hashlib.sha256(files[p]).hexdigest()} {len(files[p])} {p}\n" for p in sorted(files)
+    )
+    return "".join(lines).encode()
 
 
 def sources(board: str, root: Path) -> Iterator[tuple[str, Path]]:
@@ -165,6 +181,7 @@ def sign(
 ) -> Bundle:
     """Sign `files` (path in the slot to content) as a bundle for the stations of a site."""
     record = keys.choose(home, "issuer", wire.SCOPE[wire.FIRMWARE], key)
+    names = file_list(files)
     listed: dict[int, Any] = {
         1: version,
         2: site,
@@ -172,10 +189,7 @@ def sign(
         10: PRODUCT,
         11: BOARDS[board][0],
         12: abi,
-        13: [
-            [path, len(files[path]), hashlib.sha256(files[path]).digest()]
-            for path in sorted(files)
-        ],
+        13: [len(names), hashlib.sha256(names).digest()],
         14: text,
     }
     if station is not None:
@@ -260,7 +274,7 @@ def _summary(bundle: Bundle) -> dict[str, Any]:
         "board": bundle.listed[11],
         "abi": bundle.listed[12],
         "issued": bundle.listed[4],
-        "files": {path: size for path, size, _ in bundle.listed[13]},
+        "files": {path: len(bundle.files[path]) for path in sorted(bundle.files)},
     }
 
 

@@ -4,7 +4,8 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -125,3 +126,28 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     for row in rows:
         grid.add_row(*map(str, row))
     Console().print(grid)
+
+
+@contextmanager
+def progress_lines(show_them: bool) -> Iterator[Any]:
+    """A function of a station's name that makes a line of progress for it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[file]}"))
+    with Bars(
+        *columns, TimeElapsedColumn(), console=Console(stderr=True), disable=not show_them
+    ) as lines:
+
+        def line(station: str, total: int) -> Callable[[str, int], None]:
+            task = lines.add_task(station, total=total, file="")
+            done: dict[str, int] = {}
+
+            def advance(name: str, size: int) -> None:
+                done[name] = size
+                lines.update(task, completed=sum(done.values()), file=name)
+
+            return advance
+
+        yield line

@@ -10,7 +10,7 @@ from binascii import b2a_base64
 from typing import Any
 
 from chargekeep_tools import allowlist, keys, upload, wire
-from chargekeep_tools.bundle import ROOT_FILES, Bundle
+from chargekeep_tools.bundle import ROOT_FILES, Bundle, file_list
 from chargekeep_tools.codes import Exit, ToolError
 from chargekeep_tools.device import Device, opened
 from chargekeep_tools.home import Home, checked_name
@@ -177,7 +177,8 @@ def bring_firmware(
     check_board(device.port, facts, bundle)
     sent = 0
     if not facts["slot"]:
-        files = {f"a/{path}": bundle.files[path] for path, _, _ in bundle.listed[13]}
+        files = {f"a/{path}": data for path, data in sorted(bundle.files.items())}
+        files["a/files"] = file_list(bundle.files)
         files |= {name: bundle.files[f"root/{name}"] for name in ROOT_FILES}
         files["config.json"] = wiring or bundle.files["root/config.json"]
         sent = upload.upload(device, {**files, "slot": b"a"}, progress)

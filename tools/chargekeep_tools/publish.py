@@ -35,6 +35,12 @@ Message = tuple[str, bytes, bool]
 """Topic, payload, retained."""
 
 
+def where(url: str) -> str:
+    """The broker at `url`, as what was published there is remembered."""
+    parts = urlsplit(url)
+    return f"{parts.hostname}:{parts.port}"
+
+
 @contextlib.contextmanager
 def connected(url: str) -> Iterator[mqtt.Client]:
     """A client connected to the broker at `url`, its network loop running in a thread."""
@@ -113,9 +119,8 @@ def retained(home: Home, site: str) -> list[Message]:
 def publish(home: Home, site: str, url: str) -> dict[str, int]:
     """Send all retained objects of `site`; clear what an earlier call sent and is gone."""
     messages = retained(home, site)
-    parts = urlsplit(url)
     ledger = home.site_folder(site) / "published.json"
-    broker = f"{parts.hostname}:{parts.port}"
+    broker = where(url)
     before = home.read_json(ledger, {})
     topics = [topic for topic, _, _ in messages]
     gone = sorted(set(before.get(broker, ())) - set(topics))

@@ -5,7 +5,6 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +18,7 @@ from chargekeep_tools.options import (
     JsonOption,
     SiteOption,
     new_app,
+    progress_lines,
     show,
     site_of,
     table,
@@ -124,31 +124,6 @@ def public(record: dict[str, Any]) -> dict[str, Any]:
 
 def failed_tests(record: dict[str, Any]) -> list[str]:
     return [name for name, result in record.get("self_test", {}).items() if not result["ok"]]
-
-
-@contextmanager
-def progress_lines(show_them: bool) -> Iterator[Any]:
-    """A function of a station's name that makes a line of progress for it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bars
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[file]}"))
-    with Bars(
-        *columns, TimeElapsedColumn(), console=Console(stderr=True), disable=not show_them
-    ) as lines:
-
-        def line(station: str, total: int) -> Progress:
-            task = lines.add_task(station, total=total, file="")
-            done: dict[str, int] = {}
-
-            def advance(name: str, size: int) -> None:
-                done[name] = size
-                lines.update(task, completed=sum(done.values()), file=name)
-
-            return advance
-
-        yield line
 
 
 def _total(how: dict[str, Any]) -> int:

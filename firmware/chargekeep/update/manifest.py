@@ -1,23 +1,26 @@
 # What a firmware bundle says of itself, signed: for which board and bytecode it is, its version,
-# and size and hash of every file. Nothing in it is believed before its signature is verified.
+# and the hash of the list of its files. Nothing in it is believed before its signature is
+# verified, nothing in the list before its hash is. The list stays in flash and is read by lines.
 
 import sys
+from binascii import hexlify, unhexlify
 
 from micropython import const
 
 from chargekeep import errors
 from chargekeep.authorization import form
-from chargekeep.credential import cose
 from chargekeep.errors import ChargekeepError
+from chargekeep.update import slots
 
 PRODUCT = "chargekeep"
 
 _PRODUCT = const(10)  # keys of the payload
 _BOARD = const(11)
 _ABI = const(12)
-_FILES = const(13)
+_LIST = const(13)
 _TEXT = const(14)
 
+_MAX_LIST = const(20480)
 _MAX_FILES = const(128)
 _MAX_SIZE = const(65536)
 _MAX_PATH = const(64)
@@ -31,36 +34,54 @@ def _path(text):
     for part in text.split("/"):
         if part.strip(".") == "" or not all(c in _PATH_CHARS for c in part):
             form.fail("path")
+    if text in slots.OWN:
+        form.fail("path")
     return text
 
 
 class Manifest(form.Object):
-    """`board`, `abi`, `text` and `files`: sorted [path, size, SHA-256]."""
+    """`board`, `abi`, `text`, and `size` and `digest` (SHA-256) of the list of files."""
 
     def __init__(self, payload):
-        super().__init__(payload, (_PRODUCT, _BOARD, _ABI, _FILES, _TEXT))
+        super().__init__(payload, (_PRODUCT, _BOARD, _ABI, _LIST, _TEXT))
         body = self.body
         if body[_PRODUCT] != PRODUCT:
             raise ChargekeepError(errors.UPDATE_BOARD, "product")
         self.board = form.text(body[_BOARD], form.NAME)
         self.abi = form.uint(body[_ABI])
         self.text = form.text(body[_TEXT], form.NAME)
-        self.files = form.array(body[_FILES], _MAX_FILES, 1)
-        before = ""
-        for item in self.files:
-            path, size, digest = form.array(item, 3, 3)
-            if _path(path) <= before:
+        self.size, self.digest = form.array(body[_LIST], 2, 2)
+        form.uint(self.size, _MAX_LIST, 1)
+        form.octets(self.digest, 32)
+
+
+def files(name):
+    """Each `(path, size, SHA-256)` of the list in the file `name`. Raises OBJECT_FORM, OSError."""
+    before = ""
+    count = 0
+    with open(name, "rb") as f:
+        for line in f:
+            try:
+                digest, size, path = str(line, "utf-8").split(" ")
+                path = _path(path[:-1])
+                size = form.uint(int(size), _MAX_SIZE)
+                digest = form.octets(unhexlify(digest), 32)
+            except ValueError:
+                form.fail("list")
+            if line != b"%s %d %s\n" % (hexlify(digest), size, path.encode()):
+                form.fail("list")
+            count += 1
+            if path <= before or count > _MAX_FILES:
                 form.fail("order")  # sorted, so none is named twice
             before = path
-            form.uint(size, _MAX_SIZE)
-            form.octets(digest, 32)
+            yield path, size, digest
 
 
-def check(listed, site, station, board):
-    """Raise OBJECT_SITE, UPDATE_BOARD or UPDATE_ABI for a bundle that is not for us."""
-    if listed.site != site or listed.station not in (None, station):
-        raise ChargekeepError(errors.OBJECT_SITE)
-    if listed.board != board:
+def check(listed, here):
+    """Raise OBJECT_SITE, UPDATE_BOARD or UPDATE_ABI for a bundle that is not for `here`, a Core or
+    an App."""
+    here.objects.check_addressee(listed)
+    if listed.board != here.board.name:
         raise ChargekeepError(errors.UPDATE_BOARD, listed.board)
     ours = getattr(sys.implementation, "_mpy", 0)
     # Native code is bound to the architecture as well; bytecode to its version only.
@@ -68,6 +89,8 @@ def check(listed, site, station, board):
         raise ChargekeepError(errors.UPDATE_ABI, "%d, not %d" % (listed.abi, ours))
 
 
-def open_signed(data, key_for):
-    """The `Manifest` in the COSE_Sign1 `data`."""
-    return Manifest(cose.open_sign1(data, cose.FIRMWARE_MANIFEST, key_for))
+def check_newer(listed, here):
+    """Raise VERSION_ROLLBACK unless it is newer than all that has run."""
+    floor = here.ledger.counter(slots.COUNTER)
+    if listed.version <= floor:
+        raise ChargekeepError(errors.VERSION_ROLLBACK, "%d, here %d" % (listed.version, floor))

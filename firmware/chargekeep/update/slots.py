@@ -8,14 +8,18 @@ from micropython import const
 TRIAL_BOOTS = const(3)
 COUNTER = const(10)  # of firmware versions in the ledger, FORMATS.md section 4
 MANIFEST = "manifest"  # of the bundle in a slot, as it was signed
+FAILED = "failed"  # the same, where it did not pass its trial
+LIST = "files"  # of that bundle
+OWN = (MANIFEST, FAILED, LIST)
 
 _POINTER = "slot"
 _ROLLED_BACK = "rolled_back"
 
 
-def _read(name):
+def read(name, mode="r"):
+    """Content of a file, empty where there is none."""
     try:
-        with open(name) as f:
+        with open(name, mode) as f:
             return f.read()
     except OSError:
         return ""
@@ -23,7 +27,7 @@ def _read(name):
 
 def running():
     """`"a"` or `"b"`: what boot.py chose for this boot."""
-    return "b" if _read(_POINTER).startswith("b") else "a"
+    return "b" if read(_POINTER).startswith("b") else "a"
 
 
 def other():
@@ -32,7 +36,17 @@ def other():
 
 def on_trial():
     """Whether the running slot has yet to prove itself."""
-    return " " in _read(_POINTER)
+    return " " in read(_POINTER)
+
+
+def installed():
+    """The signed manifest of what runs; empty where it is frozen or was copied by hand."""
+    return read(running() + "/" + MANIFEST, "rb")
+
+
+def failed():
+    """The signed manifest of what was staged last and failed its trial; or empty."""
+    return read(other() + "/" + FAILED, "rb")
 
 
 def switch(slot, trial=True):
@@ -51,8 +65,12 @@ def confirm():
 
 def rolled_back():
     """The slot that failed its trial, once; None if there was none."""
-    slot = _read(_ROLLED_BACK)
+    slot = read(_ROLLED_BACK)
     if not slot:
         return None
+    try:
+        os.rename(slot + "/" + MANIFEST, slot + "/" + FAILED)
+    except OSError:
+        pass  # there was none, or a cut came right after it
     os.remove(_ROLLED_BACK)
     return slot

@@ -1,6 +1,7 @@
 # Puts a bundle into the slot that does not run. Files that are there already, in either slot, are
 # not asked for. Before the switch every byte is hashed again from flash, and what does not belong
-# into the slot is removed; a cut at any point leaves the running slot as it was.
+# into the slot is removed; a cut at any point leaves the running slot as it was. Long work comes
+# as generators, so that a charger that charges goes on between two steps.
 
 import hashlib
 import os
@@ -9,9 +10,10 @@ from micropython import const
 
 from chargekeep import errors
 from chargekeep.errors import ChargekeepError
-from chargekeep.update import slots
+from chargekeep.update import manifest, slots
 
 _BUFFER = const(512)
+_COPIED = const(4096)  # bytes written between two steps
 _FOLDER = const(0x4000)
 _SPARE = const(8192)  # bytes of the file system that stay free
 
@@ -48,12 +50,17 @@ def _copy(source, target):
     _make_folders(target)
     buffer = bytearray(_BUFFER)
     view = memoryview(buffer)
+    size = 0
     with open(source, "rb") as old, open(target, "wb") as new:
         while True:
             count = old.readinto(buffer)
             if not count:
-                return
+                break
             new.write(view[:count])
+            size += count
+            if size % _COPIED == 0:
+                yield True
+    yield True
 
 
 def _walk(folder, found):
@@ -68,55 +75,76 @@ def _walk(folder, found):
 
 
 class Stage:
-    """A bundle on its way into `slot`. `listed` is its verified manifest, `data` as signed."""
+    """A bundle on its way into `slot`. `listed` is its verified manifest, `data` as signed.
+
+    Generators yield True after a write to flash, False after reading.
+    """
 
     def __init__(self, listed, data, slot=None):
         self._listed = listed
         self._data = data
         self.slot = slot or slots.other()
         self._source = slots.running()
+        self._list = self.slot + "/" + slots.LIST
         self.needed = []  # indices of files that have to be sent
+
+    def has_list(self):
+        return digest(self._list) == (self._listed.size, self._listed.digest)
+
+    def take_list(self, name):
+        """The list of files is in the file `name`. Raises UPDATE_FILE where it is not."""
+        if digest(name) != (self._listed.size, self._listed.digest):
+            raise ChargekeepError(errors.UPDATE_FILE, "list")
+        _make_folders(self._list)
+        os.rename(name, self._list)
+
+    def files(self):
+        """Each `(path, size, SHA-256)`. Raises OBJECT_FORM."""
+        return manifest.files(self._list)
 
     def prepare(self):
         """Find what is missing; take what the running slot has. Raises UPDATE_SPACE, OSError."""
-        self._clean()
+        yield from self._clean(slots.OWN[:2])
         here = []
         self.needed = []
         size = 0
-        for index, item in enumerate(self._listed.files):
+        for index, item in enumerate(self.files()):
             if not self._holds(self.slot, item):
                 if self.slot != self._source and self._holds(self._source, item):
-                    here.append(item)
+                    here.append(index)
                 else:
                     self.needed.append(index)
                 size += item[1]
+            yield False
         info = os.statvfs(os.getcwd())
         if info[0] * info[3] < size + _SPARE:
             raise ChargekeepError(errors.UPDATE_SPACE, "%d bytes" % size)
-        for item in here:
-            _copy(self._source + "/" + item[0], self.slot + "/" + item[0])
+        for index, item in enumerate(self.files()):
+            if index in here:
+                yield from _copy(self._source + "/" + item[0], self.slot + "/" + item[0])
 
     def _holds(self, slot, item):
         return digest(slot + "/" + item[0]) == (item[1], item[2])
 
-    def _clean(self):
+    def _clean(self, unwanted=()):
         # What is in the slot and not in the bundle.
-        wanted = [self.slot + "/" + item[0] for item in self._listed.files]
+        wanted = [self.slot + "/" + item[0] for item in self.files()]
+        wanted += [self.slot + "/" + name for name in slots.OWN if name not in unwanted]
         found = []
-        try:
-            _walk(self.slot, found)
-        except OSError:
-            os.mkdir(self.slot)
+        _walk(self.slot, found)
         for path, folder in found:
             if folder:
-                if not any(name.startswith(path + "/") for name in wanted):
-                    os.rmdir(path)
-            elif path not in wanted:
+                if any(name.startswith(path + "/") for name in wanted):
+                    continue
+                os.rmdir(path)
+            elif path in wanted:
+                continue
+            else:
                 os.remove(path)
+            yield True
 
-    def put(self, index, offset, data):
-        """Bytes of file `index` from `offset` on, in order. Raises UPDATE_FILE out of order."""
-        path, size, _ = self._listed.files[index]
+    def put(self, path, size, offset, data):
+        """Bytes of the file `path` of `size` from `offset` on, in order. Raises UPDATE_FILE."""
         path = self.slot + "/" + path
         if offset + len(data) > size:
             raise ChargekeepError(errors.UPDATE_FILE, "too long: " + path)
@@ -134,9 +162,10 @@ class Stage:
 
     def finish(self):
         """Prove the slot from what flash holds. Raises UPDATE_FILE with the first bad file."""
-        self._clean()
-        for item in self._listed.files:
+        yield from self._clean()
+        for item in self.files():
             if not self._holds(self.slot, item):
                 raise ChargekeepError(errors.UPDATE_FILE, item[0])
+            yield False
         with open(self.slot + "/" + slots.MANIFEST, "wb") as f:
             f.write(self._data)

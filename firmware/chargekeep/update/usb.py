@@ -10,6 +10,7 @@ from binascii import a2b_base64
 
 from chargekeep import board, errors
 from chargekeep.core import Core
+from chargekeep.credential import cose
 from chargekeep.errors import ChargekeepError
 from chargekeep.update import manifest, slots
 from chargekeep.update.stage import Stage
@@ -19,10 +20,9 @@ try:
 except ImportError:
     DeflateIO = None
 
-_OFFERED = "manifest.new"
+_OFFERED = "%s.new"  # manifest and list of files, as they come
 
 _stage = None
-_listed = None
 _core = None
 
 
@@ -34,12 +34,17 @@ def _open():
     return _core
 
 
-def _verified(data):
-    # The manifest, proven to be signed, and to be for this station and board.
+def _verified():
+    # A Stage of the manifest that was offered, proven to be signed for this station and board.
     here = _open()
-    listed = manifest.open_signed(data, here.objects.trust.key_for)
-    manifest.check(listed, here.identity.site, here.identity.station, here.board.name)
-    return listed
+    name = _OFFERED % slots.MANIFEST
+    data = slots.read(name, "rb")
+    os.remove(name)
+    listed = manifest.Manifest(
+        cose.open_sign1(data, cose.FIRMWARE_MANIFEST, here.objects.trust.key_for)
+    )
+    manifest.check(listed, here)
+    return listed, data
 
 
 def hello():
@@ -52,19 +57,13 @@ def hello():
     }
 
 
-def offer(offset, data, packed):
-    """Bytes (base64, deflated if `packed`) of the manifest that `begin` or `adopt` is to take."""
+def offer(name, offset, data, packed):
+    """Bytes (base64, deflated if `packed`) of "manifest" or "files", the list, that `begin` or
+    `adopt` is to take."""
     data = _unpack(data, packed)
-    with open(_OFFERED, "ab" if offset else "wb") as f:
+    with open(_OFFERED % name, "ab" if offset else "wb") as f:
         f.write(data)
     return {"next": offset + len(data)}
-
-
-def _offered():
-    with open(_OFFERED, "rb") as f:
-        data = f.read()
-    os.remove(_OFFERED)
-    return data
 
 
 def _unpack(data, packed):
@@ -72,59 +71,57 @@ def _unpack(data, packed):
     return DeflateIO(io.BytesIO(data), RAW, 12).read() if packed else data
 
 
+def _all(steps):
+    for _ in steps:
+        pass
+
+
 def begin():
     """Verify the manifest that was offered and say which files to send."""
-    global _stage, _listed
+    global _stage
     if slots.on_trial():
         raise ChargekeepError(errors.UPDATE_TRIAL)  # the other slot is what it falls back to
-    data = _offered()
-    _listed = _verified(data)
-    floor = _open().ledger.counter(slots.COUNTER)
-    if _listed.version < floor:
-        raise ChargekeepError(errors.VERSION_ROLLBACK, "%d < %d" % (_listed.version, floor))
-    if _installed() == data:
-        return {"current": True, "version": _listed.version}
-    if _listed.version == floor:
-        raise ChargekeepError(errors.VERSION_ROLLBACK, "another bundle of version %d" % floor)
-    _stage = Stage(_listed, data)
-    _stage.prepare()
-    return {
-        "current": False,
-        "version": _listed.version,
-        "floor": floor,
-        "slot": _stage.slot,
-        "needed": _stage.needed,
-    }
+    listed, data = _verified()
+    result = {"version": listed.version, "current": slots.installed() == data}
+    if not result["current"]:
+        manifest.check_newer(listed, _open())
+        _stage = Stage(listed, data)
+        _take_list(_stage)
+        _all(_stage.prepare())
+        result["slot"] = _stage.slot
+        result["needed"] = _stage.needed
+    return result
 
 
-def _installed():
-    try:
-        with open(slots.running() + "/" + slots.MANIFEST, "rb") as f:
-            return f.read()
-    except OSError:
-        return None
+def _take_list(stage):
+    if not stage.has_list():
+        stage.take_list(_OFFERED % slots.LIST)
 
 
 def put(index, offset, data, packed):
     """Bytes (base64, deflated if `packed`) of file `index` at `offset`."""
     data = _unpack(data, packed)
-    _stage.put(index, offset, data)
+    for path, size, _ in _stage.files():
+        if not index:
+            _stage.put(path, size, offset, data)
+        index -= 1
     return {"next": offset + len(data)}
 
 
 def finish():
     """Prove the slot and put it on trial from the next boot on."""
-    _stage.finish()
+    _all(_stage.finish())
     slots.switch(_stage.slot)
-    return {"slot": _stage.slot, "version": _listed.version, "trial": True}
+    return {"slot": _stage.slot, "trial": True}
 
 
 def adopt():
     """Prove the running slot, which was uploaded before there was a station to verify it."""
-    data = _offered()
-    listed = _verified(data)
-    Stage(listed, data, slots.running()).finish()
-    return {"slot": slots.running(), "version": listed.version}
+    listed, data = _verified()
+    stage = Stage(listed, data, slots.running())
+    _take_list(stage)
+    _all(stage.finish())
+    return {"slot": stage.slot, "version": listed.version}
 
 
 def restart():
