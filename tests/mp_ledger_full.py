@@ -15,6 +15,7 @@ from chargekeep.ledger import record
 from chargekeep.ledger.ring import Ledger
 
 LOG = b"0123456789abcdef"
+BOOT = [3, "1.0"]
 FAST = sys.implementation.name == "cpython"
 
 
@@ -115,10 +116,10 @@ def test_counters_outlive_thinning():
 def boots(count, sectors):
     device, store, ledger = fresh(sectors)
     transaction(ledger, 1, 20, 0)
-    for _ in range(count):
+    for i in range(count):
         ledger = mounted(device, store)
-        ledger.advance(0, ledger.counter(0) + 1)
-        ledger.append(record.BOOT, [3, "1.0"])
+        assert ledger.start_boot(BOOT) == i + 1
+        ledger.record_boot()
     assert ledger.counter(0) == count
     kinds = [kind for _, kind, _ in ledger.records()]
     assert kinds.count(record.TX_STARTED) == kinds.count(record.TX_ENDED) == 1
@@ -133,6 +134,61 @@ def test_boot_loop():
 
 def test_ten_thousand_boots():
     boots(10_000, 64)
+
+
+def test_boots_that_do_nothing_cost_nothing():
+    device, store, ledger = fresh(4)
+    transaction(ledger, 1, 20, 0)
+    before = ledger.free_slots
+    operations = device.operations
+    for _ in range(10_000 if FAST else 500):
+        ledger = mounted(device, store)
+        assert ledger.start_boot(BOOT) == 1
+    assert device.operations == operations
+    # The boot that does something is the next, and its record precedes what it did.
+    head = ledger.head[0]
+    transaction(ledger, 2, 2, 1000)
+    ledger.record_boot()
+    kinds = [(kind, body[4:]) for _, kind, body in ledger.records(head + 1)]
+    assert kinds[:2] == [(record.COUNTER, [0, 1]), (record.BOOT, BOOT)]
+    assert [kind for kind, _ in kinds[2:]] == [2, 3, 3, 4]
+    assert before - ledger.free_slots <= 4 + 3 + 7
+    ledger = mounted(device, store)
+    assert ledger.counter(0) == 1 and ledger.start_boot(BOOT) == 2
+    ledger.advance(1, 2)
+    assert mounted(device, store).counter(0) == 2
+
+
+def test_a_boot_is_counted_across_the_end_of_a_sector():
+    for left in range(1, 6):
+        device, store, ledger = fresh(4)
+        while ledger._index < 60 - left:
+            ledger.append(record.METER_VALUE, [1, 2])
+        assert ledger.start_boot(BOOT) == 1
+        ledger.append(record.METER_VALUE, [3, 4])
+        assert mounted(device, store).counter(0) == 1
+
+
+def test_a_full_ring_starts_and_recovers():
+    device, store, ledger = fresh(4)
+    try:
+        while True:
+            ledger.append(record.REFUSED, [0, None, None, None])
+    except ChargekeepError as e:
+        assert e.code == errors.LEDGER_FULL
+    for _ in range(100):  # crashing boots that try to record what they meet, and cannot
+        ledger = mounted(device, store)
+        ledger.start_boot(BOOT)
+        raises(ChargekeepError, ledger.append, record.REFUSED, [1], code=errors.LEDGER_FULL)
+        raises(ChargekeepError, ledger.record_boot, code=errors.LEDGER_FULL)
+    free = ledger.free_slots
+    assert free >= 50
+    ledger.append(record.TX_ENDED, [1, 2, 10, 6, 5])
+    assert ledger.counter(0) == 1
+    last, link = ledger.head
+    ledger.acknowledge(LOG, last, link)
+    transaction(ledger, 2, 3, 0)
+    assert mounted(device, store).counter(0) == 1
 
 
 def test_mounting_alone_writes_nothing():

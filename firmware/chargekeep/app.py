@@ -70,7 +70,6 @@ class App:
         self.timebase = core.timebase
         self.objects = core.objects
         self.health = core.health
-        self.ledger.append(record.BOOT, [board.reset_cause(), __version__])
         self.objects.on_command = self._on_command
         self.objects.on_change = self._on_change
         spent = Spent(core.store, self.timebase)
@@ -151,8 +150,8 @@ class App:
             handlers[kind] = self._accept(kind)
         self.inbox = Inbox(self.client, me.site, me.station, handlers, count)
         self._refresh = False  # what came before the trust list that vouches for it comes again
-        self.download = None  # of new firmware
         self._chunk = None  # topic levels of the allowlist chunk that is subscribed to
+        self.download = None  # of new firmware
         self.wifi = interface and Wifi(
             interface, settings.get(_SSID), settings.get(_WIFI_PASSWORD), count
         )
@@ -198,6 +197,7 @@ class App:
             self._chunk = levels
             if levels:
                 await self.inbox.follow(levels)
+
     async def _on_firmware(self, data, *levels):
         download = self.download
         if levels:
@@ -210,7 +210,6 @@ class App:
 
             self.download = Download(self, data)
             self._loading = asyncio.create_task(self.download.run())
-
 
     def _on_change(self, kind):
         machine, config = self.machine, self.objects.config
@@ -294,12 +293,16 @@ class App:
             if self.sampler.samples != sampled:  # the next reading is most of a second away
                 sampled = self.sampler.samples
                 self.ledger.maintain()
-            floor = self.timebase.floor()
-            if floor - self.ledger.counter(_TIME_FLOOR) >= _FLOOR_STEP_S:
-                self.ledger.advance(_TIME_FLOOR, floor)
             self._heap_peak = max(self._heap_peak, gc.mem_alloc())
             gc.collect()
             self._report()
+            # Last, for a full ledger raises. A boot that the host cannot see yet and that does
+            # nothing worth a record is not worth one itself: those of a crash loop cost nothing.
+            if self.client.connected or self.timebase.uptime_s() >= _FLOOR_STEP_S:
+                self.ledger.record_boot()
+            floor = self.timebase.floor()
+            if floor - self.ledger.counter(_TIME_FLOOR) >= _FLOOR_STEP_S:
+                self.ledger.advance(_TIME_FLOOR, floor)
 
     def _report(self):
         # A change of state is told at once, other news soon, and nothing new at the interval
@@ -307,10 +310,10 @@ class App:
         state, why = self.state()
         machine = self.machine
         news = sum(self.health.errors.values()), self.ledger.backlog == 0, self.versions()
+        news += (self.trial.update,)
         now = time.ticks_ms()
         quiet_ms = 1000 * self.objects.config.status_interval_s
         if self._told and (state, why, machine.state) == self._told[0]:
-        news += (self.trial.update,)
             if news != self._told[1]:
                 quiet_ms = _NEWS_MS
             if time.ticks_diff(now, self._told[2]) < quiet_ms:
@@ -353,10 +356,10 @@ class App:
             "register_wh": self.sampler.register_wh,
             "meter_age_ms": self.sampler.age_ms(),
             "versions": self.versions(),
+            "update": self.trial.update,
             "backlog": ledger.backlog,
             "free_slots": ledger.free_slots,
             "erases": ledger.erases,
-            "update": self.trial.update,
             "errors": {str(code): n for code, n in self.health.errors.items()},
             "last_error": last and "E%d %s" % last,
             "heap_used": gc.mem_alloc(),

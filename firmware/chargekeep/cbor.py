@@ -3,6 +3,8 @@
 # value exists, so comparing bytes compares values. Recursion is at most 8 deep, and nothing is
 # allocated for a length that the input does not hold.
 
+import struct
+
 from micropython import const
 
 from chargekeep import errors
@@ -19,6 +21,7 @@ _TRUE = const(0xF5)
 _NULL = const(0xF6)
 _DEPTH = const(8)
 
+_FORMATS = (">B", ">H", ">I", ">Q")  # of an argument of 1, 2, 4, 8 bytes
 _SHORTEST = (24, 0x100, 0x10000, 0x100000000)  # least argument that needs 1, 2, 4, 8 bytes
 
 
@@ -40,6 +43,15 @@ def dumps(value):
     out = bytearray()
     _write(out, value, _DEPTH)
     return bytes(out)
+
+
+def dump_joined(out, head, rest):
+    """Append the array of the items of two lists to the bytearray `out`; see `dumps`."""
+    _head(out, _ARRAY, len(head) + len(rest))
+    for item in head:
+        _write(out, item, _DEPTH - 1)
+    for item in rest:
+        _write(out, item, _DEPTH - 1)
 
 
 class _Reader:
@@ -137,7 +149,9 @@ def _head(out, major, argument):
     while size < 3 and argument >= _SHORTEST[size + 1]:
         size += 1
     out.append(major << 5 | 24 + size)
-    out.extend(argument.to_bytes(1 << size, "big"))
+    for _ in range(1 << size):
+        out.append(0)
+    struct.pack_into(_FORMATS[size], out, len(out) - (1 << size), argument)
 
 
 def _write(out, value, depth):
@@ -157,7 +171,7 @@ def _write(out, value, depth):
         data = value.encode()
         _head(out, _TEXT, len(data))
         out.extend(data)
-    elif kind in (bytes, bytearray, memoryview):
+    elif kind is bytes or kind is bytearray or kind is memoryview:
         _head(out, _BYTES, len(value))
         out.extend(value)
     elif not depth:

@@ -4,7 +4,7 @@
 
 from micropython import const
 
-from chargekeep import errors, identity
+from chargekeep import __version__, errors, identity
 from chargekeep.authorization.objects import Objects
 from chargekeep.credential import ed25519
 from chargekeep.errors import ChargekeepError
@@ -38,8 +38,7 @@ class Core:
         self.ledger.mount()
         boot_id = self.ledger.counter(_BOOTS)
         if starting:
-            boot_id += 1
-            self.ledger.advance(_BOOTS, boot_id)
+            boot_id = self.ledger.start_boot([board.reset_cause(), __version__])
         self.timebase.start(boot_id, self.ledger.counter(_TIME_FLOOR))
         hint = board.time_hint()
         if hint is not None:

@@ -32,6 +32,8 @@ class Mount(Reader):
         self._bad = bytearray(32)  # bitmap of worn sectors
         self._page = bytearray(header.SIZE)
         self._work = bytearray(SLOT_AT + SLOT)
+        self._before = memoryview(self._work)[KEY:SLOT_AT]
+        self._version = header.VERSION  # of the sectors to come
         self._seed = 0  # of the head sector's checksums
         self._index = SLOTS  # next slot of the head sector
         self._proven = False  # the head sector's blank part was checked or erased by us
@@ -42,7 +44,7 @@ class Mount(Reader):
     @property
     def head(self):
         """`(seq, link)` of the last slot; seq 0 where there is none."""
-        return self._next - 1, bytes(self._work[KEY:SLOT_AT])
+        return self._next - 1, bytes(self._before)
 
     def _mount(self, read_only):
         unknown = self._survey()
@@ -57,6 +59,7 @@ class Mount(Reader):
                 if here.version >> 4 != header.VERSION >> 4 or here.sectors != self.sectors:
                     raise ChargekeepError(errors.LEDGER_VERSION, "%#x" % here.version)
                 self._header = here
+                self._version = here.version
                 self.writable = not read_only and here.version <= header.VERSION
                 doubtful = self.writable and self._unlock(here.epoch, bool(unknown))
                 self._replay()

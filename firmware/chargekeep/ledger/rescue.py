@@ -59,6 +59,7 @@ def _adopt(ledger, block, seq):
     ledger._first[block] = first
     if newest:
         new = header.Header(ledger.log_id, ledger.sectors)
+        new.version = here.version
         new.seq = new.epoch = seq
         new.first = first
         new.erases, new.acknowledged, new.tail = here.erases, here.acknowledged, here.tail

@@ -13,7 +13,7 @@ from chargekeep.errors import ChargekeepError
 from chargekeep.ledger import header, record
 from chargekeep.ledger.mount import KEY, SLOT_AT, Mount
 from chargekeep.ledger.reader import ACKNOWLEDGED, MAX_SECTORS, SLOTS
-from chargekeep.ledger.record import BODY, LINK, PAYLOAD, SLOT
+from chargekeep.ledger.record import BODY, PAYLOAD, SLOT
 from chargekeep.ledger.seal import close_seal, head_message, link_key
 
 _BLOCK = const(4096)
@@ -26,11 +26,11 @@ _THIN_BELOW = const(120)  # free slots; thinning needs one sector to work in
 _THIN_EARLY = const(180)
 _ALIGN = const(12)  # slots of a group that begins a page
 _CLOSING = (record.TX_ENDED, record.HEAD)
+_BOOTS = const(0)  # counter
 _FAILURES = const(3)  # failed programs that end the use of a sector
 _READS = const(16)  # of a page that was erased before this power cycle, ahead of its first use
 
 _ONES = b"\xff" * _PAGE
-_BLANKS = tuple([memoryview(_ONES)[: SLOT * i] for i in range(_PAGE_SLOTS + 1)])  # by slots
 
 
 class _ProgramFailed(Exception):
@@ -51,11 +51,13 @@ class Ledger(Mount):
         self._timebase = timebase
         self._program_size = getattr(device, "program_size", 16)
         self._check = bytearray(_PAGE)
+        self._record = bytearray()  # the one being appended, so that appending allocates less
         view = memoryview(self._work)
         self._linked = view[: SLOT_AT + BODY]  # what a link hashes
         self._summed = view[SLOT_AT : SLOT_AT + record.CRC_AT]
         self._whole = view[SLOT_AT:]
         self._kept = {}
+        self._boot = None  # body of the boot record that is due
         self._note = 0  # seq of the last note of an acknowledgement
         self._dirty = 0  # slots of `_page` that are not in flash yet
         self._ready = -1  # block that was erased in this power cycle and is not used yet
@@ -123,7 +125,14 @@ class Ledger(Mount):
         """
         if not 0 < record_type <= record.TYPE or record_type == record.COUNTER:
             raise ChargekeepError(errors.LEDGER_RANGE, "type %d" % record_type)
-        return self._store([(record_type, cbor.dumps(self._timebase.stamp() + body))])
+        return self._store([(record_type, self._encode(body))])
+
+    def _encode(self, body):
+        if len(self._record) > 2 * PAYLOAD:
+            self._record = bytearray()  # such are rare
+        self._record[:] = b""
+        cbor.dump_joined(self._record, self._timebase.stamp(), body)
+        return self._record
 
     def append_many(self, items):
         """Store several `(record type, body)` with as few page programs as can be.
@@ -141,9 +150,44 @@ class Ledger(Mount):
         if value < now:
             raise ChargekeepError(errors.COUNTER_DECREASE, "%d: %d to %d" % (index, now, value))
         if value > now:
-            body = cbor.dumps(self._timebase.stamp() + [index, value])
-            self._store([(record.COUNTER, body)])
+            self._store([(record.COUNTER, self._encode([index, value]))])
             self._header.counters[index] = value
+
+    def start_boot(self, body):
+        """Count a boot; its number, which no boot before it has left in a record.
+
+        That becomes durable, with a boot record of `body`, by `record_boot` or with the first
+        record that follows: a boot that does nothing costs nothing.
+        """
+        self._boot = body
+        return self._header.counters[_BOOTS] + 1
+
+    def record_boot(self, reserve=_RESERVE):
+        """Record the boot that was counted, where that is still due. Raises as `append`."""
+        body, self._boot = self._boot, None
+        if not body:
+            return
+        stamp = self._timebase.stamp()
+        counters = self._header.counters
+        counters[_BOOTS] += 1  # before: a sector may begin between the two records
+        count = cbor.dumps(stamp + [_BOOTS, counters[_BOOTS]])
+        try:
+            boot = cbor.dumps(stamp + body)
+            self._store([(record.COUNTER, count), (record.BOOT, boot)], reserve)
+        except (ChargekeepError, OSError):
+            counters[_BOOTS] -= 1
+            self._boot = body
+            raise
+
+    def migrate(self):
+        """Go on in the format version of this firmware, with a new sector.
+
+        Older sectors stay as they are; older firmware mounts the ring read-only from then on, so
+        call this when this firmware is here to stay. Until then sectors are of the version found.
+        """
+        if self.writable and self._spare and self._version < header.VERSION:
+            self._version = header.VERSION
+            self._index = SLOTS
 
     async def append_head(self, sign):
         """Have the station sign the head of the chain: `await sign(message) -> 64 bytes`. The seq.
@@ -157,7 +201,7 @@ class Ledger(Mount):
     def _store(self, encoded, reserve=_RESERVE):
         if not self.writable:
             raise ChargekeepError(errors.LEDGER_VERSION, "read-only")
-        need = len(self._pin)
+        need = 0
         for kind, payload in encoded:
             slots = (len(payload) + PAYLOAD - 1) // PAYLOAD
             if not 0 < slots <= record.MAX_SLOTS or not 0 < kind & record.TYPE:
@@ -165,10 +209,13 @@ class Ledger(Mount):
             need += slots
             if kind in _CLOSING:
                 reserve = 0
-        if self._next + need > _LIMIT:
+        due = need + len(self._pin) + (2 if self._boot else 0)
+        if self._next + due > _LIMIT:
             raise ChargekeepError(errors.LEDGER_EXHAUSTED, "start a new log")
-        if reserve and self.free_slots - need < _THIN_BELOW:
-            self._thin(_THIN_BELOW + need)
+        if reserve and self.free_slots - due < _THIN_BELOW:
+            self._thin(_THIN_BELOW + due)
+        self.record_boot(reserve)
+        need += len(self._pin)
         if self.free_slots - need < reserve:
             raise ChargekeepError(errors.LEDGER_FULL, "%d slots" % self.free_slots)
         gap = -self._index % _PAGE_SLOTS
@@ -176,7 +223,7 @@ class Ledger(Mount):
             self._index += gap  # whole pages for a large group
         done = mark = 0
         next_ = self._next
-        link = bytes(self._work[KEY:SLOT_AT])
+        link = bytes(self._before)
         while True:
             try:
                 self._repeat_pin()
@@ -185,7 +232,7 @@ class Ledger(Mount):
                     if self._make_room((len(payload) + PAYLOAD - 1) // PAYLOAD):
                         self._settle()
                         mark, next_ = done, self._next
-                        link = bytes(self._work[KEY:SLOT_AT])
+                        link = bytes(self._before)
                     start = self._next
                     self._put(kind, payload)
                     done += 1
@@ -221,7 +268,7 @@ class Ledger(Mount):
         self._index += -self._index % _PAGE_SLOTS  # part of the page may be programmed
         self._dirty = 0
         self._next = next_
-        self._work[KEY:SLOT_AT] = link
+        self._before[:] = link
 
     def _make_room(self, slots):
         # A record lies in one sector. True where that took a new one.
@@ -242,12 +289,9 @@ class Ledger(Mount):
                 flags |= record.FIRST
             if at + size == length:
                 flags |= record.LAST
+            part = payload[at : at + size] if length > size else payload
             seq = self._next & 0xFFFF
-            struct.pack_into("<HBB", work, SLOT_AT, seq, kind, flags)
-            base = SLOT_AT + 4
-            work[base : base + size] = payload[at : at + size] if length > size else payload
-            for i in range(base + size, base + PAYLOAD):
-                work[i] = 0
+            struct.pack_into("<HBB48s", work, SLOT_AT, seq, kind, flags, part)
             self._emit(sha256(self._linked).digest())
             self._next += 1
             at += size
@@ -259,9 +303,8 @@ class Ledger(Mount):
             work[SLOT_AT + 2] |= record.JOINED
         else:
             work[SLOT_AT + 2] &= ~record.JOINED
-        link = link[:LINK]
-        work[SLOT_AT + record.LINK_AT : SLOT_AT + record.CRC_AT] = link
-        work[KEY:SLOT_AT] = link
+        struct.pack_into("8s", work, SLOT_AT + record.LINK_AT, link)
+        struct.pack_into("8s", work, KEY, link)
         crc = crc32(self._summed, self._seed ^ self._index)
         struct.pack_into("<I", work, SLOT_AT + record.CRC_AT, crc)
         slot = self._index % _PAGE_SLOTS
@@ -324,7 +367,7 @@ class Ledger(Mount):
         check = self._views(self._check, start, end)
         self.device.readblocks(block, check, page_at + start * SLOT)
         good = check == data
-        data[:] = _BLANKS[end - start]
+        struct.pack_into("256s", self._page, 0, _ONES)
         return good
 
     # Sectors
@@ -377,7 +420,7 @@ class Ledger(Mount):
     def _open(self):
         """Begin the next sector. Raises LEDGER_FULL, before anything is changed."""
         here = self._header
-        link = bytes(self._work[KEY:SLOT_AT])
+        link = bytes(self._before)
         close = close_seal(self._seal.key, self._next - 1, link)
         key = self._seal.following()
         while True:
@@ -386,6 +429,7 @@ class Ledger(Mount):
                 continue
             self._ready = -1
             new = header.Header(self.log_id, self.sectors)
+            new.version = self._version
             new.seq = new.epoch = here.seq + 1
             new.first = self._next
             new.erases = self._ready_erases
@@ -413,7 +457,7 @@ class Ledger(Mount):
 
     def _begin(self, link):
         # The first sector of a log, whose chain begins with `link`.
-        self._work[KEY:SLOT_AT] = link
+        self._before[:] = link
         self._page[:] = _ONES
         self._open()
 
@@ -462,8 +506,7 @@ class Ledger(Mount):
 
     def _keep_acknowledgement(self, seq):
         try:
-            body = cbor.dumps(self._timebase.stamp() + [ACKNOWLEDGED, seq])
-            self._store([(record.COUNTER, body)], 0)
+            self._store([(record.COUNTER, self._encode([ACKNOWLEDGED, seq]))], 0)
             self._note = self._next - 1
         except ChargekeepError as e:
             if e.code != errors.LEDGER_FULL:

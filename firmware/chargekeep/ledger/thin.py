@@ -113,7 +113,7 @@ def _take(ledger, block):
             slots += (size + PAYLOAD - 1) // PAYLOAD
     ranges.append([ledger._first[block], end - 1, sieve.dropped])
     ranges = _merged(ranges)
-    slots += len(ranges)
+    slots += len(ranges) + (2 if ledger._boot else 0)
     if slots > SLOTS - _WORTHWHILE or slots > ledger.free_slots - len(ledger._pin):
         return False
     stamp = ledger._timebase.stamp()
