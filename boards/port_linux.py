@@ -30,6 +30,23 @@ class FilePin:
             f.write("1" if level else "0")
 
 
+class FileCounter:
+    """Each byte of the file is a pulse; those of before the boot do not count."""
+
+    def __init__(self, path):
+        self.path = path
+        self._begin = self._size()
+
+    def _size(self):
+        try:
+            return os.stat(self.path)[6]
+        except OSError:
+            return 0
+
+    def value(self):
+        return self._size() - self._begin
+
+
 class FileWatchdog:
     """Touches a file at each feed; whoever runs the station kills it when the file grows old."""
 
@@ -53,6 +70,9 @@ class PortBoard(Board):
     def pin(self, role):
         path = self.wiring.get(role)
         return path and FilePin(path)
+
+    def counter(self, role):
+        return FileCounter(self.wiring[role]["path"])
 
     def ledger_device(self):
         wiring = self.wiring.get("ledger") or {}

@@ -13,16 +13,16 @@ class ActivePin:
     def __init__(self, wiring, output):
         self._inverted = 0 if wiring.get("active", 1) else 1
         if output:  # inactive from the first instant
-            self._pin = machine.Pin(wiring["pin"], machine.Pin.OUT, value=self._inverted)
+            self.pin = machine.Pin(wiring["pin"], machine.Pin.OUT, value=self._inverted)
         elif wiring.get("pull") == "up":
-            self._pin = machine.Pin(wiring["pin"], machine.Pin.IN, machine.Pin.PULL_UP)
+            self.pin = machine.Pin(wiring["pin"], machine.Pin.IN, machine.Pin.PULL_UP)
         else:
-            self._pin = machine.Pin(wiring["pin"], machine.Pin.IN)
+            self.pin = machine.Pin(wiring["pin"], machine.Pin.IN)
 
     def value(self, level=None):
         if level is None:
-            return self._pin.value() ^ self._inverted
-        self._pin.value((1 if level else 0) ^ self._inverted)
+            return self.pin.value() ^ self._inverted
+        self.pin.value((1 if level else 0) ^ self._inverted)
 
 
 class MachineBoard(Board):
@@ -42,6 +42,12 @@ class MachineBoard(Board):
     def pin(self, role):
         wiring = self.wiring.get(role)
         return wiring and ActivePin(wiring, output=role != "feedback")
+
+    def counter(self, role):
+        from chargekeep.metering.pulse import PulseCounter
+
+        wiring = self.wiring[role]
+        return PulseCounter(ActivePin(wiring, output=False).pin, wiring)
 
     def entropy(self, n):
         return os.urandom(n)

@@ -34,7 +34,7 @@ def settled(w, since=180200):
     of_transactions, unattributed = w.attributed_wh()
     m = w.station.machine
     assert m.transaction is None
-    rest = m._sampler.register_wh - m._accounted_wh  # below the threshold for a record of its own
+    rest = m._sampler.register_wh - m.accounted_wh  # below the threshold for a record of its own
     assert of_transactions + unattributed + rest == m._sampler.register_wh - since
     assert w.meter.wh - m._sampler.register_wh <= 7
     return of_transactions
@@ -49,7 +49,10 @@ def test_started_is_durable_before_power_flows():
     assert seen == [(1, [terms.RECORD_STARTED])], seen
     assert number == 1 and w.ledger.counters[1] == 1
     body = w.bodies(terms.RECORD_STARTED)[0]
-    assert body == [1, 1, 1, b"h" * 16, b"token--1", b"kid1", 180200, 1, 3, 0, 0, 0, 1]
+    assert body == [1, 1, 1, b"h" * 16, b"token--1", b"kid1", 180200, 1, 3, 0, 0, 0, 1] + list(
+        Decision().evidence
+    )
+    assert m.transaction.exp == Decision().evidence[0]
     seen.clear()
     w.run(20)
     m.stop(terms.STOPPED_REMOTE, terms.REMOTE_STOP)
@@ -191,7 +194,7 @@ def test_refusals():
     no.code = errors.TOKEN_EXPIRED
     raises(ChargekeepError, m.start, no, code=errors.TOKEN_EXPIRED)
     raises(ChargekeepError, m.stop, code=errors.TRANSACTION_STATE)
-    assert m._accounted_wh
+    assert m.accounted_wh
     w.ledger.full = True
     raises(ChargekeepError, m.start, Decision(), code=errors.TRANSACTION_NO_SPACE)
     w.ledger.full = False
@@ -679,7 +682,7 @@ def test_a_boot_reads_no_more_than_it_needs():
     w.cut()
     m = w.boot().machine
     ends = [seq for seq, kind, _ in records() if kind == terms.RECORD_ENDED]
-    assert seen[-1] == ends[-1] and m.ended is None and m._accounted_wh == w.meter.wh
+    assert seen[-1] == ends[-1] and m.ended is None and m.accounted_wh == w.meter.wh
 
 
 def test_records_that_thinning_moved_are_recalled_in_any_order():

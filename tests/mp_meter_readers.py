@@ -10,7 +10,8 @@ from chargekeep.errors import ChargekeepError
 from chargekeep.health import Health
 from chargekeep.metering import sml
 from chargekeep.metering.iec62056 import Iec62056Meter, even_parity, find, quantity
-from chargekeep.metering.pulse import PulseMeter
+from chargekeep.metering.pulse import PulseCounter, PulseMeter
+from chargekeep.metering.rate import Rate
 from chargekeep.metering.sampler import Sampler
 
 
@@ -35,43 +36,84 @@ class Line:
 # Pulses
 
 
+class Input:
+    """machine.Pin with one interrupt handler."""
+
+    IRQ_RISING = 1
+    IRQ_FALLING = 2
+
+    def irq(self, handler, trigger, hard=False):
+        self.handler = handler
+        self.trigger = trigger
+        self.hard = hard
+
+
+class SoftInput(Input):
+    def irq(self, handler, trigger):
+        Input.irq(self, handler, trigger)
+
+
 def test_pulses_count_energy_and_power():
     clock = Clock(1000)
-    meter = PulseMeter(per_kwh=1000, clock_ms=clock.ms)
+    pin = Input()
+    counter = PulseCounter(pin, {"active": 0}, clock.ms)
+    assert pin.hard and pin.trigger == Input.IRQ_FALLING
+    meter = PulseMeter(counter, per_kwh=1000, clock_ms=clock.ms)
     meter.anchor(180200)
-    for _ in range(100):
-        meter.pulse()
+    for i in range(100):
+        pin.handler(pin)
         clock.now += 5  # bounce
-        meter.pulse()
+        pin.handler(pin)
         clock.now += 355
-    assert meter.begin() and meter.poll()
-    assert meter.register_wh == 180300 and meter.power_w == 10000
-    clock.now += 6840 - 360 + 355
+        if i % 3 == 0:
+            assert meter.begin() and meter.poll()
     meter.poll()
-    assert meter.power_w < 550, "no pulse for 7 s is less than 527 W"
-    clock.now += 60000
+    assert meter.register_wh == 180300 and 9500 < meter.power_w < 10500
+    for _ in range(2):
+        clock.now += 9000
+        meter.poll()
+    assert meter.power_w == 400, "no pulse for 9 s is no more than 400 W"
+    clock.now += 75000
     meter.poll()
-    assert meter.power_w == 0 and meter.resolution_wh == 1
+    assert meter.power_w < 50 and meter.resolution_wh == 1
 
 
-def test_pulses_of_a_coarse_meter():
-    meter = PulseMeter(per_kwh=80, clock_ms=Clock(0).ms)
-    assert meter.resolution_wh == 13
+def test_a_slow_pulse_output_and_one_without_hard_interrupts():
+    clock = Clock(0)
+    pin = SoftInput()
+    meter = PulseMeter(PulseCounter(pin, {"debounce_ms": 200}, clock.ms), 80, clock.ms)
+    assert meter.resolution_wh == 13 and not pin.hard and pin.trigger == Input.IRQ_RISING
     for _ in range(8):
-        meter._last_ms = -1000
-        meter.pulse()
+        pin.handler(pin)
+        clock.now += 150  # the contact opens, and bounces
+        pin.handler(pin)
+        clock.now += 850
     meter.poll()
     assert meter.register_wh == 100
 
 
 def test_a_pulse_meter_goes_on_from_the_recorded_register():
     clock = Clock(1000)
-    sampler = Sampler(PulseMeter(clock_ms=clock.ms), Health(), clock_ms=clock.ms)
+    meter = PulseMeter(PulseCounter(Input(), {}, clock.ms), clock_ms=clock.ms)
+    sampler = Sampler(meter, Health(), clock_ms=clock.ms)
     sampler.anchor(5000)
     for _ in range(20):
         clock.now += 100
         sampler.step()
     assert sampler.register_wh == 5000
+
+
+def test_power_from_a_register():
+    rate = Rate(10)
+    assert rate.power_w(1000, 0) == 0
+    now = 0
+    for second in range(10, 100, 10):  # 3.6 kW, read every 10 s
+        now = 1000 * second
+        assert rate.power_w(1000 + second, now) == 3600
+    assert rate.power_w(1090, now + 10000) == 3600 and rate.power_w(1090, now + 100000) == 360
+    assert rate.power_w(1090, now + 800000) < 50
+    assert rate.power_w(1100, now + 810000) == 44
+    assert rate.power_w(20, now + 820000) == 0, "another meter"
 
 
 # SML
@@ -106,7 +148,7 @@ def telegram(wh, watts, escape_in_data=False):
     return whole + struct.pack("<H", sml.crc16_x25(whole))
 
 
-def listen(meter, clock, most=5000):
+def listen(meter, clock, most=6000):
     meter.begin()
     end = clock.now + most
     while clock.now < end:

@@ -133,8 +133,24 @@ def test_spike_is_read_again():
     rig.run(2000)
     assert not rig.segments and 180200 < rig.sampler.sample[0] < 181000
     assert rig.health.errors[errors.METER_JUMP]
-    code, _, frame = rig.sampler.evidence
-    assert code == errors.METER_JUMP and struct.pack(">f", 5000) in frame
+    code, wh, frame = rig.sampler.evidence
+    assert code == errors.METER_JUMP and wh == 5000000 and struct.pack(">f", 5000) in frame
+
+
+def test_an_episode_of_doubt_leaves_one_piece_of_evidence():
+    rig = Rig(power_w=22000).settle()
+    sampler = rig.sampler
+    glitch(rig, 1500, kwh=float("nan"))
+    code, wh, frame = sampler.evidence
+    assert code == errors.METER_NOT_A_NUMBER and wh is None and NAN in frame
+    sampler.evidence = None  # recorded
+    for _ in range(3):
+        rig.run(800000)  # less than 15 minutes
+        glitch(rig, 1500, kwh=5000)
+        assert sampler.evidence is None
+    rig.run(905000)
+    glitch(rig, 1500, kwh=5000)
+    assert sampler.evidence[0] == errors.METER_JUMP
 
 
 def test_denormal_nan_and_zeros_are_not_believed():

@@ -23,6 +23,11 @@ class Pin:
         return self.level
 
 
+class Counter:
+    def value(self):
+        return 7
+
+
 class Board:
     def __init__(self, **wiring):
         self.wiring = wiring
@@ -30,6 +35,10 @@ class Board:
 
     def uart(self, role):
         return role in self.wiring and Bus(Clock(0), {})
+
+    def counter(self, role):
+        assert role == "meter"
+        return Counter()
 
     def pin(self, role):
         return self.pins.get(role)
@@ -47,8 +56,11 @@ def test_meters():
     assert meter.begin() and board.pins["direction"].level == 1
     for name in ("sml", "iec62056"):
         assert open_meter(Board(meter={"family": name})).begin()
+    meter = open_meter(Board(meter={"family": "pulse", "per_kwh": 10000}))
+    assert meter.resolution_wh == 1 and meter.poll() and meter.register_wh == 0
     for wrong in ("sampler", "nothing", ""):
         raises(ChargekeepError, open_meter, Board(meter={"family": wrong}), code=errors.CONFIG)
+    raises(ChargekeepError, open_meter, Board(), code=errors.CONFIG)
 
 
 def test_actuators():

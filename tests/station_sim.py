@@ -99,6 +99,7 @@ class DirectMeter:
     `silent` takes it off the bus."""
 
     step_ms = 5
+    cycle_ms = 1000
     rollover_wh = 0
     resolution_wh = 1
 
@@ -154,6 +155,7 @@ class Decision:
         self.max_w = max_w
         self.tariff_id = 1
         self.tariff_version = 3
+        self.evidence = (1_900_000_000, 3, 1, 2, 3, 4)
 
 
 class World:

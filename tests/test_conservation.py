@@ -145,7 +145,7 @@ class Teller:
         of_transactions, unattributed = world.attributed_wh()
         segments = sum(b[0] - b[1] for b in world.bodies(terms.RECORD_SEGMENT))
         register = world.station.sampler.register_wh
-        rest = register - m._accounted_wh
+        rest = register - m.accounted_wh
         assert rest >= 0
         assert of_transactions + unattributed + rest == register - BEGIN_WH + segments
         assert world.meter.wh == register

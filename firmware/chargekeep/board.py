@@ -19,9 +19,11 @@ class Board:
     name = "?"
 
     def __init__(self, wiring):
-        unknown = [role for role in wiring if role not in ROLES]
-        if unknown:
-            raise ChargekeepError(errors.CONFIG, "config.json: unknown role %s" % unknown[0])
+        for role in wiring:
+            if role not in ROLES:
+                raise ChargekeepError(errors.CONFIG, "config.json: unknown role %s" % role)
+            if type(wiring[role]) is list:
+                raise ChargekeepError(errors.CONFIG, "config.json: one EVSE, so one %s" % role)
         self.wiring = wiring
 
     def uart(self, role):
@@ -30,6 +32,10 @@ class Board:
 
     def pin(self, role):
         """An object with value() and value(0 or 1) as machine.Pin, 1 meaning active; or None."""
+        raise NotImplementedError
+
+    def counter(self, role):
+        """An object with value(): the pulses that the role's input has seen since boot."""
         raise NotImplementedError
 
     def ledger_device(self):

@@ -1,6 +1,6 @@
 # Meters with an optical or RS-485 port that speak IEC 62056-21 mode C: a request at 300 baud, an
 # identification that offers a faster rate, and a data readout as text with a block check. One
-# readout takes seconds, so the sampler's cycle is to be 10 s or more and its fault time 40 s.
+# readout takes seconds, so it is read every 10 s only.
 
 import time
 
@@ -13,6 +13,7 @@ from chargekeep.errors import (
     METER_TIMEOUT,
     ChargekeepError,
 )
+from chargekeep.metering.rate import Rate
 
 _STX = const(2)
 _ETX = const(3)
@@ -70,6 +71,7 @@ class Iec62056Meter:
     """The meter contract of the sampler. `set_baudrate(rate)` changes the UART's speed."""
 
     step_ms = 20
+    cycle_ms = 10000
     rollover_wh = 0
     resolution_wh = 10
 
@@ -81,6 +83,7 @@ class Iec62056Meter:
         self._set_baudrate = set_baudrate
         self._ticks = clock_ms or time.ticks_ms
         self._address = address
+        self._rate = Rate(self.resolution_wh)
         self._state = _OFF
         self._buffer = bytearray()
         self._since = 0
@@ -88,7 +91,8 @@ class Iec62056Meter:
         self._baudrate = _BEGIN_BAUDRATE
 
     def frame(self):
-        return bytes(self._buffer)
+        """The line of the register, or all."""
+        return bytes(self._buffer[max(0, self._buffer.find(b"1.8.0(")) :])
 
     def begin(self):
         while self._uart.any():
@@ -175,4 +179,5 @@ class Iec62056Meter:
             raise ChargekeepError(METER_NOT_A_NUMBER, "1.8.0")
         power = quantity(find(text, "16.7.0") or find(text, "1.7.0") or "", "W")
         self.register_wh = energy // 1000
-        self.power_w = None if power is None else power // 1000
+        rate = self._rate.power_w(self.register_wh, self._since)
+        self.power_w = rate if power is None else power // 1000

@@ -100,6 +100,8 @@ class ModbusMeter:
     has everything.
     """
 
+    cycle_ms = 1000
+
     def __init__(self, master, family, address=1):
         self.master = master
         self.family = family

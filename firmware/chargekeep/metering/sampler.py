@@ -1,35 +1,48 @@
-# Reads a meter once a second and decides which readings to believe. Only a plausible reading
-# becomes the sample: what is no number, goes back or jumps is read again, and only a change that
-# stays becomes a segment (reset, rollover, exchange). No sample is ever invented: it is None
-# until the first reading that a second one confirms. A cycle without errors allocates nothing.
+# Reads a meter once a cycle (a second; slow meters have their own) and decides which readings to
+# believe. Only a plausible reading becomes the sample: what is no number, goes back or jumps is
+# read again, and only a change that stays becomes a segment (reset, rollover, exchange). No sample
+# is ever invented: it is None until the first reading that a second one confirms. A cycle without
+# errors allocates nothing.
 
 import time
 
 from micropython import const
 
-from chargekeep.errors import METER_DECREASED, METER_JUMP, METER_STALE, ChargekeepError
+from chargekeep.errors import (
+    METER_DECREASED,
+    METER_JUMP,
+    METER_NOT_A_NUMBER,
+    METER_STALE,
+    ChargekeepError,
+)
 
 # Reasons of a meter segment (FORMATS.md section 4, record 11).
 RESET = const(1)
 ROLLOVER = const(2)
 EXCHANGE = const(3)
 
+_RETRIES = const(3)
 _SLACK_WH = const(20)  # at least; and two steps of a coarse register
 _CONFIRM_FIRST_MS = const(200)  # a first reading needs one more that fits it
 _CONFIRM_MS = const(3000)  # a jump or a decrease has to stay this long ...
 _CONFIRM_ZERO_MS = const(30000)  # ... and 0 longer: meters report it while they start
 _RESET_WH = const(1000)  # a meter that starts over is found below this
+_FAULT_CYCLES = const(5)  # without a sample for so many, the meter has failed
+_EPISODE_CYCLES = const(900)  # doubts less far apart are of one episode
+_RAW = const(128)  # bytes of evidence
 
 
 class Sampler:
-    """Samples `meter` (begin, poll, register_wh, power_w, step_ms, rollover_wh,
-    resolution_wh, frame).
+    """Samples `meter` (begin, poll, register_wh, power_w, step_ms, cycle_ms, rollover_wh,
+    resolution_wh, frame; `pushes` where it speaks by itself).
 
     Every doubt and failure is told to `health.count(code, detail)`. `max_power_w` bounds what
     the register can gain (times 1.1). `on_segment(old_wh, new_wh, reason)` is called when the
     register went on elsewhere: the old meter ended at old_wh, the new one began at new_wh; it
     returns False where that could not be recorded yet.
-    `fault` is 0 or the code of why there is no sample younger than `fault_ms`.
+    `fault` is 0 or the code of why there is no sample younger than five cycles. `evidence` is
+    (code, register or None, raw reply) of the first doubtful reading of an episode, until whoever
+    records it sets it to None.
     """
 
     def __init__(
@@ -38,9 +51,6 @@ class Sampler:
         health,
         clock_ms=None,
         max_power_w=25000,
-        cycle_ms=1000,
-        retries=3,
-        fault_ms=5000,
         on_segment=None,
     ):
         self.meter = meter
@@ -52,18 +62,19 @@ class Sampler:
         self.samples = 0  # how many were accepted; changes with every new one
         self.cycles = 0
         self.good_cycles = 0
-        self.evidence = None  # (code, ticks, raw reply) of the latest doubtful reading
+        self.evidence = None
+        self._doubted = -_EPISODE_CYCLES  # `cycles` at the last doubtful reading
         self._health = health
         self._last_error = 0
         self._ticks = clock_ms or time.ticks_ms
-        self._cycle_ms = cycle_ms
-        self._retries = retries
-        self._fault_ms = fault_ms
+        self.cycle_ms = meter.cycle_ms
         self.resolution_wh = meter.resolution_wh
+        self._pushed = getattr(meter, "pushes", False)
         self._slack_wh = max(_SLACK_WH, 2 * meter.resolution_wh)
         self._start_ms = self._due = self._ticks()
         self._reading = False
         self._begun = False
+        self._begun_ms = 0
         self._attempt = 0
         self._last_wh = None  # the register all readings are held against
         self._timed = False  # and whether read_ms tells when it was read
@@ -83,7 +94,7 @@ class Sampler:
 
     @property
     def fault(self):
-        if self.age_ms() <= self._fault_ms:
+        if self.age_ms() <= _FAULT_CYCLES * self.cycle_ms:
             return 0
         return self._last_error or METER_STALE
 
@@ -102,9 +113,9 @@ class Sampler:
         wait = time.ticks_diff(self._due, now)
         if wait > 0:
             return min(wait, 100)
-        late = -wait // self._cycle_ms  # cycles that a busy bus or a stall has cost
+        late = -wait // self.cycle_ms  # cycles that a busy bus or a stall has cost
         self.cycles += 1 + late
-        self._due = time.ticks_add(self._due, (late + 1) * self._cycle_ms)
+        self._due = time.ticks_add(self._due, (late + 1) * self.cycle_ms)
         self._attempt = 0
         self._reading = True
         self._begun = False
@@ -114,6 +125,7 @@ class Sampler:
         try:
             if not self._begun:
                 self._begun = self.meter.begin()
+                self._begun_ms = now
                 if not self._begun and time.ticks_diff(now, self._due) >= 0:
                     self._reading = False
                     if self._attempt == 0:
@@ -123,13 +135,19 @@ class Sampler:
                 return self.meter.step_ms
         except ChargekeepError as e:
             self._count(e.code, e.detail)
+            if e.code == METER_NOT_A_NUMBER:
+                self._doubt_of(e.code, None)
             return self._again()
+        if self._pushed:
+            self._due = now  # the next one comes when it comes
+        else:
+            now = self._begun_ms  # the register is not younger than the question
         return self._judge(now)
 
     def _again(self):
         self._attempt += 1
         self._begun = False
-        self._reading = self._attempt <= self._retries
+        self._reading = self._attempt <= _RETRIES
         return 2
 
     def _count(self, code, detail=""):
@@ -142,7 +160,7 @@ class Sampler:
         if code:
             if code != self._doubt or self._attempt == 0:
                 self._count(code, wh)
-                self.evidence = (code, now, self.meter.frame())
+                self._doubt_of(code, wh)
             if not self._confirmed(code, wh, now):
                 return self._again()
             if not self._segment(code):
@@ -152,6 +170,11 @@ class Sampler:
                 return self._again()
         self._accept(wh, now)
         return 2
+
+    def _doubt_of(self, code, wh):
+        if self.cycles - self._doubted >= _EPISODE_CYCLES:
+            self.evidence = (code, wh, self.meter.frame()[:_RAW])
+        self._doubted = self.cycles
 
     def _doubtful(self, wh, now):
         if self._last_wh is None:

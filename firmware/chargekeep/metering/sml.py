@@ -13,13 +13,14 @@ from chargekeep.errors import (
     METER_TIMEOUT,
     ChargekeepError,
 )
+from chargekeep.metering.rate import Rate
 
 _ESCAPE = b"\x1b\x1b\x1b\x1b"  # transport protocol version 1
 _BEGIN = b"\x1b\x1b\x1b\x1b\x01\x01\x01\x01"
 _END = b"\x1b\x1b\x1b\x1b\x1a"  # then fill count and CRC
 _TRAILER = const(8)
 _MOST = const(1024)  # bytes of a telegram
-_WAIT_MS = const(4000)  # telegrams come every 1 to 4 s
+_WAIT_MS = const(5000)  # telegrams come every 1 to 4 s
 
 _ENTRY = b"\x77\x07"  # SML_ListEntry: a list of seven, beginning with an octet string of six
 _IMPORT = b"\x01\x00\x01\x08\x00\xff"  # 1-0:1.8.0*255
@@ -96,7 +97,9 @@ def entry(data, obis, unit):
 class SmlMeter:
     """The meter contract of the sampler on a UART that only listens."""
 
+    pushes = True
     step_ms = 20
+    cycle_ms = 2000
     rollover_wh = 0
     resolution_wh = 1
 
@@ -105,12 +108,14 @@ class SmlMeter:
         self.power_w = None
         self._uart = uart
         self._ticks = clock_ms or time.ticks_ms
+        self._rate = Rate(self.resolution_wh)
         self._buffer = b""
         self._telegram = b""
         self._since = 0
 
     def frame(self):
-        return self._telegram
+        """The entry of the register, or all."""
+        return self._telegram[max(0, self._telegram.find(_ENTRY + _IMPORT)) :]
 
     def begin(self):
         self._since = self._ticks()
@@ -123,9 +128,11 @@ class SmlMeter:
             self._buffer += self._uart.read(n) or b""
             if self._take():
                 self.register_wh = entry(self._telegram, _IMPORT, _WH)
-                self.power_w = entry(self._telegram, _POWER, _W)
                 if self.register_wh is None:
                     raise ChargekeepError(METER_NOT_A_NUMBER, "1.8.0")
+                power = self._rate.power_w(self.register_wh, self._ticks())
+                told = entry(self._telegram, _POWER, _W)
+                self.power_w = power if told is None else told
                 return True
         if time.ticks_diff(self._ticks(), self._since) > _WAIT_MS:
             raise ChargekeepError(METER_TIMEOUT)

@@ -9,12 +9,19 @@ _BAUDRATE = const(9600)  # where the wiring names none, as boards open the UART
 
 def open_meter(board):
     """The meter of `board`, for a Sampler. Its wiring: `family` (a module of this folder,
-    sdm630 if absent), `address`, `baudrate`; `direction` is the RS-485 transceiver's pin.
+    sdm630 if absent), `address`, `baudrate`; `direction` is the RS-485 transceiver's pin. A pulse
+    meter has no UART but an input and `per_kwh`.
 
     Raises CONFIG for a family that there is not.
     """
-    wiring = board.wiring["meter"]
+    wiring = board.wiring.get("meter")
+    if wiring is None:
+        raise ChargekeepError(CONFIG, "no meter")
     name = wiring.get("family", "sdm630")
+    if name == "pulse":
+        from chargekeep.metering.pulse import PulseMeter
+
+        return PulseMeter(board.counter("meter"), wiring.get("per_kwh", 1000))
     uart = board.uart("meter")
     if name == "sml":
         from chargekeep.metering.sml import SmlMeter

@@ -8,20 +8,16 @@ import time
 
 from micropython import const
 
-from chargekeep.config import Config
 from chargekeep.errors import (
     ACTUATOR_FEEDBACK,
     EVSE_OCCUPIED,
-    LEDGER_FULL,
-    LEDGER_PROGRAM,
     METER_STALE,
-    TRANSACTION_NO_SPACE,
     TRANSACTION_STATE,
     UNSAFE,
     ChargekeepError,
 )
+from chargekeep.transaction.accounts import Accounts
 from chargekeep.transaction.contactor import Contactor
-from chargekeep.transaction.transaction import Transaction, elapsed_s
 
 # Enumerations of the records (FORMATS.md section 4), named as in OCPP 2.0.1 part 2, section 3:
 # TriggerReasonEnumType
@@ -35,8 +31,6 @@ _TIME_LIMIT_REACHED = const(9)
 _STOP_AUTHORIZED = const(10)
 _REMOTE_STOP = const(12)
 _ABNORMAL_CONDITION = const(13)
-_RESET_COMMAND = const(14)
-_EV_DEPARTED = const(15)
 
 # ReasonEnumType: why a transaction stopped
 _STOPPED_DEAUTHORIZED = const(1)
@@ -45,7 +39,6 @@ _STOPPED_ENERGY_LIMIT = const(3)
 _STOPPED_EV_DISCONNECTED = const(4)
 _STOPPED_LOCAL = const(6)
 _STOPPED_OTHER = const(8)
-_STOPPED_POWER_LOSS = const(9)
 _STOPPED_REMOTE = const(12)
 _STOPPED_TIME_LIMIT = const(15)
 _STOPPED_TIMEOUT = const(16)
@@ -55,17 +48,6 @@ _CHARGING = const(1)
 _EV_CONNECTED = const(2)
 _SUSPENDED_EV = const(3)
 _SUSPENDED_EVSE = const(4)
-
-# Record types, and the ledger's counter of transactions
-_RECORD_STARTED = const(2)
-_RECORD_UPDATED = const(3)
-_RECORD_ENDED = const(4)
-_RECORD_METER_VALUE = const(5)
-_RECORD_FAULT = const(9)
-_RECORD_UNATTRIBUTED = const(10)
-_RECORD_SEGMENT = const(11)
-_COUNTER_TRANSACTIONS = const(1)
-_COUNTER_RECALL = const(12)  # no boot needs a record before this seq
 
 # `state` of a machine.
 _BOOTING = const("booting")  # until `resume`; nothing is permitted
@@ -78,29 +60,23 @@ _ENDING = const("ending")  # withdrawn for good, waiting for the final register
 _CHECKPOINT_S = const(10)  # what a power cut can cost: this much time ...
 _CHECKPOINT_WH = const(50)  # ... or energy, whichever comes first
 _BLIND_WH = const(500)  # what may flow at most while the meter does not answer
-_GAP_WH = const(200)  # more than this between last record and boot did not flow before the cut
 _RESUME_S = const(60)  # a resumed transaction waits so long for a sample
 _UNATTRIBUTED_WH = const(50)  # recorded in portions of this
 _NOISE_W = const(100)  # what a power limit may be exceeded by
-_SETTLE_MS = const(500)  # a contactor opens within 0.1 s; cars ramp down within the rest
-_FINAL_MS = const(3000)  # how long to wait for the register after withdrawing
-_FINAL_WH = const(15)  # what may come in between: two seconds of 25 kW
+_SETTLE_MS = const(1000)  # a contactor opens within 0.1 s; cars ramp down within half a cycle
+_FINAL_CYCLES = const(3)  # how long to wait for the register after withdrawing
+_FINAL_W = const(54000)  # what may come in between: two cycles of 25 kW
 _IDLE_CHECKPOINTS = const(6)  # so many times rarer while the register stands still
-_BLIND_MS = const(2500)  # two samples are missing
 _OVERLOAD_MS = const(10000)  # power above its limit may last this long
-_FAULT_DETAIL = const(40)
-
-# Why a transaction stopped, by the trigger of its last event, for a stop that a power cut
-# interrupted; without one (0) the power cut itself is the reason.
-_REASONS = b"\x09\x08\x08\x08\x01\x03\x04\x08\x08\x0f\x06\x08\x0c\x08\x0b\x04"
 
 
-class Machine:
+class Machine(Accounts):
     """Call `resume` once, then `tick` about every 250 ms.
 
     `actuator`: see relay.py. `on_begin(decision, tx_id)` may refuse by raising; it runs before
-    anything is recorded. `on_used(cti, tx_id, wh, s)` is told what a transaction took, at its end
-    and, as a power cut may come between, once more after a boot.
+    anything is recorded. `on_started(transaction)` is told what is in flash before power is
+    permitted, and `on_used(cti, tx_id, wh, s)` what a transaction took, at its end; both once
+    more after a boot, as a power cut may come between.
     `may_resume(transaction)` says whether the token still stands after a reboot. `config()`
     gives the settings in force (config.py).
     `state` is one of the words above, `unsafe` 0 or a code, `transaction` a Transaction or None.
@@ -116,36 +92,25 @@ class Machine:
         timebase,
         health,
         on_begin=None,
+        on_started=None,
         on_used=None,
         may_resume=None,
         config=None,
     ):
+        Accounts.__init__(self, ledger, sampler, timebase, health, on_used, config)
         self.evse_id = evse_id
         self.connector_id = connector_id
         self.state = _BOOTING
-        self.transaction = None
-        self.ended = None  # the last transaction, until its evidence is recorded,
-        self._ended_seq = 0  # and the seq of its end, until a boot need not look before it
         self.unsafe = 0
         self.charging_state = _EV_CONNECTED
-        self._ledger = ledger
-        self._sampler = sampler
         self._actuator = actuator
         self._contactor = Contactor(actuator, sampler, health)
-        self._timebase = timebase
-        self._health = health
         self._on_begin = on_begin
-        self._on_used = on_used
+        self._on_started = on_started
         self._may_resume = may_resume
-        defaults = None if config else Config()
-        self._config = config or (lambda: defaults)
-        self._accounted_wh = None  # all energy up to this register is in the ledger
         self._seen = 0  # sampler.samples at the last tick
-        self._stamp = None  # of the transaction's last record
-        self._recorded_wh = 0  # and its register
         self._since_ms = 0  # when the state was entered
         self._overload_ms = None
-        self._slot = None  # the current interval of clock-aligned values
         self._flowed_s = None  # elapsed seconds of the transaction when power flowed last
         self._cap_w = 0  # the operator's limit
         self._throttled = False  # the actuator itself keeps the power limit
@@ -190,39 +155,19 @@ class Machine:
             raise ChargekeepError(TRANSACTION_STATE, self.state)
         if self.unsafe:
             raise ChargekeepError(UNSAFE, str(self.unsafe))
-        if self._accounted_wh is None or self._sampler.sample is None or self._sampler.fault:
+        if self.accounted_wh is None or self._sampler.sample is None or self._sampler.fault:
             raise ChargekeepError(METER_STALE)
         register = self._sampler.register_wh
-        number = self._ledger.counter(_COUNTER_TRANSACTIONS) + 1
-        self._durably(self._ledger.advance, _COUNTER_TRANSACTIONS, number)
-        if self._on_begin:
-            self._on_begin(decision, number)
-        body = [
-            number,
-            self.evse_id,
-            self.connector_id,
-            decision.id_hash,
-            decision.cti,
-            decision.kid,
-            register,
-            decision.tariff_id,
-            decision.tariff_version,
-            decision.max_wh or 0,
-            decision.max_s or 0,
-            decision.max_w or 0,
-            trigger,
-        ]
-        records = [(_RECORD_STARTED, body)]
-        if register > self._accounted_wh:
-            leak = (_RECORD_UNATTRIBUTED, [self._accounted_wh, register])
-            records.insert(0, leak)
-        self._stamp = self._timebase.stamp()
-        seq = self._durably(self._ledger.append_many, records)
-        self._recall_from(seq)
-        self.transaction = Transaction(body)
-        self.transaction.begin = self._stamp
-        self._accounted_wh = self._recorded_wh = register
+        number = self._begin(
+            register, self.evse_id, self.connector_id, decision, trigger, self._on_begin
+        )
         self._flowed_s = None
+        if self._on_started:
+            try:
+                self._on_started(self.transaction)
+            except ChargekeepError:
+                self.stop(_STOPPED_OTHER, _ABNORMAL_CONDITION)
+                raise
         self._permit()
         return number
 
@@ -238,7 +183,7 @@ class Machine:
         self._withdraw()
         self._enter(_ENDING)
         self._reason = reason
-        self._stop_wh = self._sampler.register_wh if self._sampler.age_ms() < _BLIND_MS else None
+        self._stop_wh = None if self._overdue() else self._sampler.register_wh
         self.transaction.stopping = trigger
         # Durable at once, so that a power cut from here on does not resume what was stopped.
         self._update(trigger, _EV_CONNECTED)
@@ -294,7 +239,7 @@ class Machine:
             "seq_no": tx.seq_no,
             "state": self.state,
             "charging_state": self.charging_state,
-            "energy_wh": tx.energy_wh(self._recorded_wh if register is None else register),
+            "energy_wh": tx.energy_wh(self.recorded_wh if register is None else register),
             "time_s": self._elapsed_s(),
             "tariff": [tx.tariff_id, tx.tariff_version],
         }
@@ -308,51 +253,15 @@ class Machine:
         may be many seconds: `alive()` is called in between, to feed a watchdog.
         """
         self._withdraw()
+        self._recall("take_up", alive)
+
+    def _recall(self, step, *what):
+        # What is needed once after a boot is in a module of its own: kilobytes to have back.
         from chargekeep.transaction import recall
 
-        memory = recall.Memory(self._ledger, self._ledger.counter(_COUNTER_RECALL), alive)
-        # Needed once: a kilobyte of RAM to have back.
+        getattr(recall, step)(self, *what)
         sys.modules.pop(recall.__name__, None)
         delattr(sys.modules["chargekeep.transaction"], "recall")
-        if memory.ended:
-            self._used(memory.ended, memory.ended_wh)
-            self.ended = None if memory.attested else memory.ended
-            self._ended_seq = memory.ended_seq
-        self._accounted_wh = memory.accounted_wh
-        if memory.last_wh is not None:
-            self._sampler.anchor(memory.last_wh)
-        self.transaction = memory.transaction
-        self._enter(_RESUMING if self.transaction else _IDLE)
-        self._stamp = memory.stamp
-        self._recorded_wh = memory.register_wh
-
-    def _resume(self):
-        # In _RESUMING with a sample, or with the wait for one over.
-        tx = self.transaction
-        register = self._sampler.register_wh
-        if register is None:
-            register = self._recorded_wh
-            self._end(_REASONS[tx.stopping], register)
-            return
-        self._reason = _STOPPED_POWER_LOSS
-        if not 0 <= register - self._recorded_wh <= _GAP_WH:
-            # More than flowed before the cut: what came after belongs to nobody.
-            self._end(_REASONS[tx.stopping], self._recorded_wh)
-        elif tx.stopping:
-            self._end(_REASONS[tx.stopping], register)
-        elif self._actuator.vehicle() is False or self._outage_s() > self._config().resume_s:
-            self._end(self._reason, register)
-        elif self._may_resume and not self._may_resume(tx):
-            self._end(_STOPPED_DEAUTHORIZED, register, _DEAUTHORIZED)
-        elif not self._limits():
-            self._flowed_s = self._elapsed_s()
-            self._update(_ABNORMAL_CONDITION, _SUSPENDED_EV)
-            self._permit()
-
-    def _outage_s(self):
-        # Seconds of known time since the last record, 0 where the clock does not tell.
-        before, now = self._stamp[0], self._timebase.now()
-        return 0 if before is None or now is None else now - before
 
     # Time passes
 
@@ -365,64 +274,45 @@ class Machine:
             self.emergency(ACTUATOR_FEEDBACK, "closed")
         fresh = self._sampler.samples != self._seen
         self._seen = self._sampler.samples
-        if self._accounted_wh is None and self._sampler.samples:
+        if self.accounted_wh is None and self._sampler.samples:
             self._found()
         if fresh:
             self._aligned()
+        if self._sampler.evidence:
+            self._doubted()
         if self.state == _IDLE:
             self._idle(fresh)
         elif self.state == _ENDING:
             self._ending()
         elif self.state == _RESUMING:
             if self._sampler.samples or self._for_ms() > 1000 * _RESUME_S:
-                self._resume()
+                self._recall("decide")
         else:
             self._charging(fresh)
-
-    def _found(self):
-        # The register as this station found it: what came before is not ours.
-        if self._value():
-            self._accounted_wh = self._sampler.register_wh
-
-    def _aligned(self):
-        # Clock-aligned meter values; by uptime as long as the time is not known.
-        every = self._config().aligned_data_interval_s
-        if every:
-            now = self._timebase.now()
-            slot = (self._timebase.uptime_s() if now is None else now) // every
-            if slot != self._slot:
-                first = self._slot is None
-                self._slot = slot
-                if not first and (self.transaction or self._settle()):
-                    self._value()
-
-    def _value(self):
-        sampler = self._sampler
-        return self._append(_RECORD_METER_VALUE, [sampler.register_wh, sampler.power_w or 0])
 
     def _idle(self, fresh):
         if self._ended_seq and not self.ended:
             self._recall_from(self._ended_seq)
             self._ended_seq = 0
-        if not fresh or self._accounted_wh is None:
+        if not fresh or self.accounted_wh is None:
             return
         register = self._sampler.register_wh
         leak = self._contactor.leak_wh()
         if leak and not self.unsafe:
             self.emergency(UNSAFE, "%d Wh while open" % leak)
-        if register - self._accounted_wh >= _UNATTRIBUTED_WH:
+        if register - self.accounted_wh >= _UNATTRIBUTED_WH:
             self._unattributed(register)
 
     def _ending(self):
         sampler = self._sampler
         after = time.ticks_diff(sampler.read_ms, self._contactor.opened_ms)
-        if sampler.samples and after >= _SETTLE_MS:
+        if sampler.samples and after >= min(_SETTLE_MS, sampler.cycle_ms // 2):
             register = sampler.register_wh
-            most = max(_FINAL_WH, 2 * sampler.resolution_wh)
+            most = max(_FINAL_W * sampler.cycle_ms // 3600000, 2 * sampler.resolution_wh)
             if self._stop_wh is not None and register - self._stop_wh > most:
                 register = self._stop_wh  # a contactor that sticks is not the driver's
             self._end(self._reason, register)
-        elif self._for_ms() > _FINAL_MS:
+        elif self._for_ms() > _FINAL_CYCLES * sampler.cycle_ms:
             self._end(self._reason, self._last_wh())
 
     def _charging(self, fresh):
@@ -431,14 +321,14 @@ class Machine:
             return
         if self._limits() or self._waited():
             return
-        if self._sampler.fault or self._sampler.age_ms() > _BLIND_MS:
+        if self._overdue():
             self._blind()
         elif self.state == _BLIND and fresh:
             self._update(_CHARGING_STATE_CHANGED, _SUSPENDED_EV)
             self._permit()
         if self.state == _ACTIVE and fresh and not self._flow():
             return
-        moved = self._last_wh() - self._recorded_wh
+        moved = self._last_wh() - self.recorded_wh
         rest = _CHECKPOINT_S if moved else _IDLE_CHECKPOINTS * _CHECKPOINT_S
         if moved >= _CHECKPOINT_WH or self._since_record_s() >= rest:
             self._update(_METER_VALUE_PERIODIC, self.charging_state)
@@ -508,8 +398,9 @@ class Machine:
 
     # Small steps
 
-    def _now(self):
-        return self._timebase.ticks_ms()
+    def _overdue(self):
+        # Two samples are missing.
+        return 2 * self._sampler.age_ms() > 5 * self._sampler.cycle_ms
 
     def _enter(self, state):
         self.state = state
@@ -528,110 +419,22 @@ class Machine:
     def _withdraw(self):
         self._contactor.withdraw(self._now())
 
-    def _last_wh(self):
-        register = self._sampler.register_wh
-        return self._recorded_wh if register is None else register
-
-    def _since_record_s(self):
-        return elapsed_s(self._stamp, self._timebase.stamp())
-
-    def _elapsed_s(self):
-        return self.transaction.elapsed_s + self._since_record_s()
-
-    def _durably(self, write, *what):
-        try:
-            return write(*what)
-        except ChargekeepError as e:
-            if e.code == LEDGER_FULL:
-                raise ChargekeepError(TRANSACTION_NO_SPACE, e.detail)
-            raise
-
-    def _try(self, write, *what):
-        # Nothing here may stop the machine: what flash refuses is counted, and tried again.
-        try:
-            return write(*what) or True
-        except ChargekeepError as e:
-            self._health.count(e.code, e.detail)
-        except OSError as e:
-            self._health.count(LEDGER_PROGRAM, e)
-        return False
-
-    def _append(self, kind, body):
-        return self._try(self._ledger.append, kind, body)
-
-    def _recall_from(self, seq):
-        self._try(self._ledger.advance, _COUNTER_RECALL, seq)
-
     def _update(self, trigger, charging_state):
-        tx = self.transaction
         self.charging_state = charging_state
-        stamp = self._timebase.stamp()
-        register = self._last_wh()
-        body = [tx.id, tx.seq_no + 1, trigger, register, charging_state]
-        if self._append(_RECORD_UPDATED, body):
-            self._recorded(stamp, register)
-
-    def _recorded(self, stamp, register):
-        tx = self.transaction
-        tx.seq_no += 1
-        tx.elapsed_s += elapsed_s(self._stamp, stamp)
-        self._stamp = stamp
-        self._recorded_wh = self._accounted_wh = register
+        self._checkpoint(trigger, charging_state)
 
     def _end(self, reason, register, trigger=0):
-        tx = self.transaction
         if not trigger:
-            trigger = tx.stopping or _ABNORMAL_CONDITION
-        stamp = self._timebase.stamp()
-        body = [tx.id, tx.seq_no + 1, trigger, reason, register]
-        self._ended_seq = self._append(_RECORD_ENDED, body)
-        if not self._ended_seq:
-            if self.state != _ENDING:
-                self._reason = reason
-                self._enter(_ENDING)
-            return
-        self._recorded(stamp, register)
-        self._used(tx, tx.energy_wh(register))
-        tx.end = stamp
-        tx.end_wh = register
-        tx.reason = reason
-        self.ended = tx
-        self.transaction = None
-        self._enter(_IDLE)
-
-    def _used(self, tx, energy_wh):
-        if self._on_used and tx.cti is not None:
-            self._on_used(tx.cti, tx.id, energy_wh, tx.elapsed_s)
-
-    def _settle(self):
-        # Outside a transaction: account for all energy so far. A meter value then stands for it
-        # when the ring has forgotten everything before.
-        return self._accounted_wh is not None and self._unattributed(self._sampler.register_wh)
-
-    def _unattributed(self, register):
-        if register > self._accounted_wh:
-            if not self._append(_RECORD_UNATTRIBUTED, [self._accounted_wh, register]):
-                return False
-            self._accounted_wh = register
-        return True
+            trigger = self.transaction.stopping or _ABNORMAL_CONDITION
+        if self._finish(trigger, reason, register):
+            self._enter(_IDLE)
+        elif self.state != _ENDING:
+            self._reason = reason
+            self._enter(_ENDING)
 
     def _segment(self, old, new, reason):
-        # False, and the sampler goes on doubting, where the segment could not be recorded.
-        if self._accounted_wh is None:
-            return True
-        tx = self.transaction
-        if not tx and not self._unattributed(old):
-            return False
-        if not self._append(_RECORD_SEGMENT, [old, new, reason]):
-            return False
-        if tx:
-            tx.offset_wh += old - new
-            self._recorded_wh = new
-        self._accounted_wh = new
-        self._stop_wh = None
-        self._contactor.forget()
-        return True
-
-    def _fault(self, code, detail):
-        self._health.count(code, detail)
-        self._append(_RECORD_FAULT, [code, self._health.errors[code], detail[:_FAULT_DETAIL]])
+        recorded = Accounts._segment(self, old, new, reason)
+        if recorded:
+            self._stop_wh = None
+            self._contactor.forget()
+        return recorded

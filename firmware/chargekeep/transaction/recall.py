@@ -1,6 +1,6 @@
-# What the ledger knows of the last transaction and of the register: read once at boot, so that a
-# transaction that a power cut interrupted goes on where its last durable record left it. Records
-# that thinning moved may come in any order, so nothing here depends on it.
+# What a boot needs and nothing after it: what the ledger knows of the last transaction and of the
+# register, so that a transaction that a power cut interrupted goes on from its last durable record
+# or ends there. Records that thinning moved may come in any order: nothing here depends on it.
 
 from micropython import const
 
@@ -15,6 +15,23 @@ _RECORD_UNATTRIBUTED = const(10)
 _RECORD_SEGMENT = const(11)
 _RECORD_EVIDENCE = const(15)
 _EV_CONNECTED = const(2)
+_COUNTER_RECALL = const(12)
+
+# Triggers, a charging state and stopped reasons of OCPP 2.0.1 (FORMATS.md section 4)
+_DEAUTHORIZED = const(4)
+_ABNORMAL_CONDITION = const(13)
+_SUSPENDED_EV = const(3)
+_STOPPED_DEAUTHORIZED = const(1)
+_STOPPED_POWER_LOSS = const(9)
+
+# Why a transaction stopped, by the trigger of its last event, for a stop that a power cut
+# interrupted; without one (0) the power cut itself is the reason.
+_REASONS = b"\x09\x08\x08\x08\x01\x03\x04\x08\x08\x0f\x06\x08\x0c\x08\x0b\x04"
+
+_IDLE = const("idle")  # states of the machine
+_RESUMING = const("resuming")
+
+_GAP_WH = const(200)  # more than this between last record and boot did not flow before the cut
 
 _ALIVE = const(64)  # records between two signs of life
 _STAMP = const(4)  # elements before a record's body: time, quality, boot id, uptime
@@ -28,6 +45,49 @@ _REGISTER_AT = {
     _RECORD_UNATTRIBUTED: 1,
     _RECORD_SEGMENT: 1,
 }
+
+
+def take_up(machine, alive):
+    """`Machine.resume`: the state of before the boot, as far as the ledger tells."""
+    memory = Memory(machine._ledger, machine._ledger.counter(_COUNTER_RECALL), alive)
+    if memory.ended:
+        machine._used(memory.ended, memory.ended_wh)
+        machine.ended = None if memory.attested else memory.ended
+        machine._ended_seq = memory.ended_seq
+    machine.accounted_wh = memory.accounted_wh
+    if memory.last_wh is not None:
+        machine._sampler.anchor(memory.last_wh)
+    machine.stamp = memory.stamp
+    machine.recorded_wh = memory.register_wh
+    machine.transaction = tx = memory.transaction
+    if tx and machine._on_started:
+        machine._try(machine._on_started, tx)
+    machine._enter(_RESUMING if tx else _IDLE)
+
+
+def decide(machine):
+    """Whether the interrupted transaction goes on, with a sample or with the wait for one over."""
+    tx = machine.transaction
+    recorded = machine.recorded_wh
+    register = machine._sampler.register_wh
+    before, now = machine.stamp[0], machine._timebase.now()
+    dark_s = 0 if before is None or now is None else now - before
+    if register is None:
+        machine._end(_REASONS[tx.stopping], recorded)
+    elif not 0 <= register - recorded <= _GAP_WH:
+        # More than flowed before the cut: what came after belongs to nobody.
+        machine._stop_wh = recorded
+        machine._end(_REASONS[tx.stopping], recorded)
+    elif tx.stopping:
+        machine._end(_REASONS[tx.stopping], register)
+    elif machine._actuator.vehicle() is False or dark_s > machine._config().resume_s:
+        machine._end(_STOPPED_POWER_LOSS, register)
+    elif machine._may_resume and not machine._may_resume(tx):
+        machine._end(_STOPPED_DEAUTHORIZED, register, _DEAUTHORIZED)
+    elif not machine._limits():
+        machine._flowed_s = machine._elapsed_s()
+        machine._update(_ABNORMAL_CONDITION, _SUSPENDED_EV)
+        machine._permit()
 
 
 class Memory:

@@ -21,6 +21,7 @@ class Transaction:
         self.max_wh = started[9]
         self.max_s = started[10]
         self.max_w = started[11]
+        self.exp = started[13] if len(started) > 13 else 0  # of the token
         self.seq_no = 0
         self.offset_wh = 0
         self.elapsed_s = 0  # up to its last record
