@@ -53,12 +53,14 @@ class Trial:
     def passed(self):
         """End the trial, if this is one."""
         if self.pending:
+            self._ledger.record_boot()
             slots.confirm()
             self.pending = False
             self.update = None
             self._confirmed()
 
     def _confirmed(self):
+        self._ledger.migrate()
         data = slots.installed()
         self.update = self.update or about(data, "running")
         version = _version(data)
