@@ -11,8 +11,8 @@ def test_exactly_one_state():
 
 
 def test_reasons():
-    assert health.reasons(100, 3, False, 500, 100) == []
-    assert health.reasons(None, 0, True, 100, 100) == [
+    assert health.reasons(0, 3, False, 500, 100) == []
+    assert health.reasons(300, 0, True, 100, 100) == [
         "meter_stale",
         "ledger_full",
         "list_stale",

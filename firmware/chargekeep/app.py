@@ -39,6 +39,7 @@ from chargekeep.update.trial import Trial
 _CONNECTOR = const(1)
 _TICK_MS = const(250)
 _HOUSEKEEPING_MS = const(1000)
+_CYCLES = const(15)  # of the sampler: one that takes longer hangs
 _NEWS_MS = const(2000)
 _RECEIVE = const(3072)  # bytes of the largest signed object, or four allowlist pages
 _RESERVE_SLOTS = const(120)  # with fewer free slots the station calls itself degraded
@@ -327,7 +328,7 @@ class App:
         """`(state, reasons)` as health.py defines them."""
         machine, objects = self.machine, self.objects
         reasons = health.reasons(
-            self.sampler.age_ms() if self.sampler.samples else None,
+            self.sampler.fault or not self.sampler.samples,
             self.timebase.quality,
             bool(objects.missing()),
             self.ledger.free_slots,
@@ -392,7 +393,8 @@ class App:
         supervisor.add("housekeeping", self._housekeep)
         if not isinstance(self._display, Console):  # else the line belongs to the drivers
             supervisor.add("console", Service(self).run)
-        supervisor.watch("sampler", lambda: self.sampler.cycles, 15_000)
+        sampler = self.sampler
+        supervisor.watch("sampler", lambda: sampler.cycles, _CYCLES * sampler.cycle_ms)
         supervisor.watch("machine", lambda: self._ticks, 5_000)
         if self._networked:
             await self.inbox.start()

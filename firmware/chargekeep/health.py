@@ -8,7 +8,6 @@ OPERATIONAL = "offline_operational"
 DEGRADED = "offline_degraded"
 UNSAFE = "offline_unsafe"
 
-_METER_OLD_MS = const(5000)  # a meter fault is to be seen within 5 s
 _DETAIL_CHARS = const(60)
 
 
@@ -37,10 +36,10 @@ def assess(connected, unsafe, degraded):
     return DEGRADED if degraded else OPERATIONAL
 
 
-def reasons(meter_age_ms, clock_quality, list_stale, free_slots, reserve_slots):
-    """Why a station is degraded, worst first, as short strings. An age is None when never seen."""
+def reasons(meter_stale, clock_quality, list_stale, free_slots, reserve_slots):
+    """Why a station is degraded, worst first, as short strings."""
     found = []
-    if meter_age_ms is None or meter_age_ms > _METER_OLD_MS:
+    if meter_stale:
         found.append("meter_stale")
     if free_slots <= reserve_slots:
         found.append("ledger_full")
