@@ -63,6 +63,10 @@ class Postgres:
         # Its backends notice and end; its lock must be free before the next start.
         time.sleep(0.5)
 
+    def restart(self):
+        self.kill()
+        self.start()
+
     def close(self):
         self.process.terminate()
         try:

@@ -1,4 +1,4 @@
-"""Chargers on flapping networks; broker and reconciler are killed; every Wh is billed once."""
+"""Chargers on flapping networks; broker, reconciler and database die; each Wh is billed once."""
 
 import os
 import random
@@ -11,6 +11,7 @@ import time
 import pytest
 import sqlalchemy as sa
 from charger import SITE, make_home
+from postgres import Postgres
 
 from chargekeep_tools import keys
 from chargekeep_tools.broker import RECONCILER, Broker
@@ -21,92 +22,137 @@ from chargekeep_tools.sim.replica import Replica
 
 
 class World:
-    """A home, a broker, a reconciler process and a fleet; `database` is an SQLAlchemy URL."""
+    """A home, a broker, reconciler processes and a fleet; `database` is an SQLAlchemy URL.
 
-    def __init__(self, folder, chargers, online=0.3, database=None):
+    parts: what each reconciler takes, as words of its command line.
+    """
+
+    def __init__(self, folder, chargers, online=0.3, database=None, parts=((),), **fleet):
         self.folder = folder
         self.home = make_home(folder / "home")
         self.replicas = [Replica(SITE, f"cp-{i}", register=i * 1000) for i in range(chargers)]
         for replica in self.replicas:
             self.home.save_station(replica.record())
-        records = [replica.record() for replica in self.replicas]
-        self.broker = Broker(folder / "broker", records, {RECONCILER: "r"})
+        self.broker_url, addresses = self.make_broker([r.record() for r in self.replicas])
         self.database = database or f"sqlite:///{folder / 'reconcile.db'}"
         self.engine = store.connect(self.database)
-        self.reconciler = None
-        address = self.broker.host, self.broker.port
+        self.parts = parts
+        self.reconcilers = {}
         key_for = keys.key_for(self.home)
-        self.fleet = Fleet(self.replicas, *address, key_for, online, tariff=(7, 1))
+        self.fleet = Fleet(self.replicas, addresses, key_for, online, tariff=(7, 1), **fleet)
+
+    def make_broker(self, records):
+        self.broker = Broker(self.folder / "broker", records, {RECONCILER: "r"})
+        return self.broker.url(RECONCILER), [(self.broker.host, self.broker.port)]
 
     def __enter__(self):
         self.broker.start()
-        self.start_reconciler()
+        for i in range(len(self.parts)):
+            self.start_reconciler(i)
         return self
 
     def __exit__(self, *_):
         self.fleet.close()
-        self.kill_reconciler(signal.SIGTERM)
+        for i in self.reconcilers:
+            self.kill_reconciler(i, signal.SIGTERM)
         self.broker.stop()
+        self.engine.dispose()
 
-    def start_reconciler(self):
+    @property
+    def log(self):
+        return self.folder / "reconciler.log"
+
+    def start_reconciler(self, i=0):
         program = os.path.join(os.path.dirname(sys.executable), "chargekeep")
-        words = ["reconcile", "run", "--broker", self.broker.url(RECONCILER)]
+        words = ["reconcile", "run", "--broker", self.broker_url, *self.parts[i]]
         words += ["--home", str(self.home.root), "--database", self.database]
-        log = (self.folder / "reconciler.log").open("ab")
-        self.reconciler = subprocess.Popen([program, *words], stdout=log, stderr=log)
+        log = self.log.open("ab")
+        self.reconcilers[i] = subprocess.Popen([program, *words], stdout=log, stderr=log)
 
-    def kill_reconciler(self, number=signal.SIGKILL):
-        self.reconciler.send_signal(number)
-        self.reconciler.wait(20)
+    def kill_reconciler(self, i=0, number=signal.SIGKILL):
+        self.reconcilers[i].send_signal(number)
+        self.reconcilers[i].wait(20)
 
-    def check(self):
-        """Bills are what the meters counted, to the Wh."""
+    def restart_reconciler(self, i=0):
+        self.kill_reconciler(i)
+        self.start_reconciler(i)
+
+    def restart_broker(self):
+        self.broker.stop(kill=True)
+        self.broker.start()
+
+    def settle(self):
+        """Wait until all that is stored is billed."""
+        behind = sa.text("SELECT count(*) FROM logs WHERE projected_seq < head_seq")
         give_up = time.monotonic() + 60
         while True:
             with self.engine.connect() as connection:
-                behind = connection.scalar(
-                    sa.text("SELECT count(*) FROM logs WHERE projected_seq < head_seq")
-                )
-            if not behind:
-                break
-            assert time.monotonic() < give_up, (self.folder / "reconciler.log").read_text()[-900:]
+                if not connection.scalar(behind):
+                    return
+            assert time.monotonic() < give_up, self.log.read_text()[-900:]
             time.sleep(0.1)
+
+    def billed(self):
+        """Wh by station."""
         found = {}
         for bill in cli.list_bills(self.engine):
             found[bill["station"]] = found.get(bill["station"], 0) + bill["energy_wh"]
-        expected = {c.replica.name: c.wh for c in self.fleet.chargers if c.wh}
-        assert found == expected
+        return found
+
+    def metered(self):
+        return {c.replica.name: c.wh for c in self.fleet.chargers if c.wh}
+
+    def check(self):
+        """Bills are what the meters counted, to the Wh; returns how many."""
+        self.settle()
+        assert self.billed() == self.metered()
         with self.engine.connect() as connection:
-            kinds = connection.execute(sa.select(exceptions)).mappings().all()
-            assert not kinds
+            assert not connection.execute(sa.select(exceptions)).mappings().all()
             return connection.scalar(sa.select(sa.func.count()).select_from(bills))
 
 
-def soak(world, minutes, kills, seconds):
-    """Live `minutes` while the broker and the reconciler are killed, in turns, `kills` times."""
-    chance = random.Random(1)
-    done = threading.Event()
+def harass(world, kills, victims, minutes, pause_s=(0.3, 2.5)):
+    """Everyone lives `minutes` while each of `victims` (kill and start again) dies at random.
 
-    def kill():
-        for i in range(kills):
-            time.sleep(chance.uniform(0.3, 2.5))
-            if i % 2:
-                world.broker.stop(kill=True)
-                world.broker.start()
-            else:
-                world.kill_reconciler()
-                world.start_reconciler()
-        done.set()
+    They die independently of each other, `kills` times together.
+    """
+    left = list(range(kills))
+    lock = threading.Lock()
+    failed = []
 
-    thread = threading.Thread(target=kill)
-    thread.start()
+    def kill(seed, victim):
+        chance = random.Random(seed)
+        try:
+            while left:
+                time.sleep(chance.uniform(*pause_s))
+                with lock:
+                    if not left:
+                        return
+                    left.pop()
+                victim()
+        except BaseException as error:
+            failed.append(error)
+            raise
+
+    threads = [threading.Thread(target=kill, args=one) for one in enumerate(victims)]
+    for thread in threads:
+        thread.start()
     lived = 0
-    while lived < minutes:
-        world.fleet.round(steps=10)
-        lived += 10
-    world.fleet.run(done.is_set)
-    thread.join()
-    assert world.fleet.drain(seconds), (world.fleet.backlog(), world.folder)
+    while lived < minutes or any(thread.is_alive() for thread in threads):
+        # As far as the kills are, so that all of them meet chargers at work.
+        due = minutes * min(kills, kills - len(left) + 1) // kills
+        steps = min(10, due - lived)
+        world.fleet.round(steps)
+        lived += steps
+    for thread in threads:
+        thread.join()
+    assert not failed
+
+
+def soak(world, minutes, kills, seconds, victims=()):
+    """`harass`, then everyone comes online; how many bills there are, all of them right."""
+    harass(world, kills, victims or (world.restart_broker, world.restart_reconciler), minutes)
+    assert world.fleet.drain(seconds), (world.fleet.backlog(), world.log.read_text()[-2000:])
     return world.check()
 
 
@@ -119,9 +165,28 @@ def test_kills_under_load(tmp_path):
 @pytest.mark.nightly
 @pytest.mark.timeout(7200)
 def test_a_thousand_kills(tmp_path):
+    """Of the broker, the reconciler and PostgreSQL, at random, often at the same time."""
     kills = int(os.environ.get("CHARGEKEEP_KILLS", "1000"))
-    with World(tmp_path, 20) as world:
-        assert soak(world, minutes=20 * kills, kills=kills, seconds=300) > kills
+    postgres = Postgres()
+    try:
+        with World(tmp_path, 20, database=postgres.url) as world:
+            victims = (world.restart_broker, world.restart_reconciler, postgres.restart)
+            assert soak(world, 20 * kills, kills, 300, victims) > kills
+            print(f"{kills} kills, {sum(c.cuts for c in world.fleet.chargers)} cuts")
+    finally:
+        postgres.close()
+
+
+@pytest.mark.nightly
+def test_a_fleet_that_believes_pubacks_loses(tmp_path):
+    """The control: the same kills, and chargers that free their logs on the broker's word."""
+    with World(tmp_path, 5, believe_puback=True) as world:
+        harass(world, 40, (world.restart_broker, world.restart_reconciler), 5000)
+        assert world.fleet.drain(60)  # as far as they know
+        time.sleep(5)
+        billed, metered = sum(world.billed().values()), sum(world.metered().values())
+        print(f"metered {metered} Wh, billed {billed} Wh")
+        assert billed < metered
 
 
 @pytest.mark.nightly

@@ -6,6 +6,7 @@ active consumer), so that a station's batches come in order; the next in line ta
 dies. A delivery is acknowledged after the commit that holds it.
 """
 
+import logging
 import ssl
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,6 +24,8 @@ EXCHANGE = "amq.topic"
 QUEUE = "chargekeep.log."
 _PREFETCH = 250  # of each queue; RabbitMQ counts them by consumer
 _HEARTBEAT_S = 30  # longer than a commit; a broken connection is noticed after two
+
+logging.getLogger("pika").setLevel(logging.WARNING)  # it tells each step of connecting
 
 
 def queue_of(partition: str) -> str:

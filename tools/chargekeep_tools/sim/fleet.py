@@ -11,7 +11,7 @@ import select
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Charger:
         self.connected = False
         self._sent = 0
         self._sent_at = 0.0
+        self._ends: dict[int, int] = {}  # last slot by packet id
         self._flip_at = 0.0
         self._left = 0  # steps of the running transaction
         self._begun = 0  # register at its start
@@ -78,7 +79,7 @@ class Charger:
     def step(self, now: float) -> None:
         """Flip the network where it is time to, and send what may be sent."""
         if now >= self._flip_at and self.online < 1:
-            self._flip_at = now + self.chance.uniform(0.2, 1.0) * (
+            self._flip_at = now + self.fleet.period_s * self.chance.uniform(0.2, 1.0) * (
                 self.online if self.client is None else 1 - self.online
             )
             if self.client is None:
@@ -110,8 +111,10 @@ class Charger:
         client.username_pw_set(replica.name, replica.password)
         client.on_connect = self._on_connect
         client.on_message = self._on_message
+        if self.fleet.believe_puback:
+            client.on_publish = self._on_publish
         try:
-            client.connect(*self.fleet.address)
+            client.connect(*self.chance.choice(self.fleet.addresses))
         except OSError:
             return
         self.client = client
@@ -123,6 +126,7 @@ class Charger:
         client.subscribe(wire.topic(self.replica.site, self.replica.name, "down", "ack"), 1)
         self.resent += self._sent > self.replica.acknowledged
         self._sent = self.replica.acknowledged
+        self._ends = {}
         self._sent_at = time.monotonic()
 
     def _on_message(self, client: mqtt.Client, userdata: Any, message: mqtt.MQTTMessage) -> None:
@@ -135,6 +139,12 @@ class Charger:
             return
         self._sent_at = time.monotonic()
 
+    def _on_publish(
+        self, client: mqtt.Client, userdata: Any, mid: int, reason: Any, _: Any
+    ) -> None:
+        if client is self.client and mid in self._ends:
+            self.replica.acknowledged = max(self.replica.acknowledged, self._ends.pop(mid))
+
     def _send(self, now: float) -> None:
         replica = self.replica
         if self._sent > replica.acknowledged and now - self._sent_at > _ACK_TIMEOUT_S:
@@ -146,26 +156,34 @@ class Charger:
             if body is None or self.client is None:
                 return
             data = wire.seal_batch(replica.key, body)
-            self.client.publish(replica.log_topic, data, 1)
+            info = self.client.publish(replica.log_topic, data, 1)
             self._sent = replica.end_of(self._sent, _SLOTS)
+            if self.fleet.believe_puback:
+                self._ends[info.mid] = self._sent
 
 
 class Fleet:
     """Chargers on one broker, run in this thread; `online` is the share of time they have one.
 
-    key_for: who may sign acknowledgements; tariff: (id, version) that transactions begin under.
+    addresses: (host, port) of each of its nodes; key_for: who may sign acknowledgements; tariff:
+    (id, version) that transactions begin under; period_s: the longest time from one connection to
+    the next. With `believe_puback` they free what the broker has acknowledged, as chargekeep
+    never does: the control of the experiments.
     """
 
     def __init__(
         self,
         replicas: Iterable[Replica],
-        host: str,
-        port: int,
+        addresses: Sequence[tuple[str, int]],
         key_for: wire.KeyFor,
         online: float = 0.3,
         tariff: tuple[int, int] = (1, 1),
+        period_s: float = 1.0,
+        believe_puback: bool = False,
     ) -> None:
-        self.address = host, port
+        self.addresses = addresses
+        self.period_s = period_s
+        self.believe_puback = believe_puback
         self.key_for = key_for
         self.tariff = tariff
         self.chargers = [Charger(replica, self, online) for replica in replicas]
@@ -253,7 +271,8 @@ def play(chargers: int, minutes: int, online: float) -> int:
             done = threading.Event()
             worker = threading.Thread(target=source.run, args=(reconciler, done.is_set))
             worker.start()
-            fleet = Fleet(replicas, broker.host, broker.port, keys.key_for(home), online)
+            addresses = [(broker.host, broker.port)]
+            fleet = Fleet(replicas, addresses, keys.key_for(home), online)
             for lived in range(0, minutes, 10):
                 fleet.round(steps=min(10, minutes - lived))
             drained = fleet.drain(60 + chargers)

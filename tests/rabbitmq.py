@@ -1,0 +1,166 @@
+"""Three RabbitMQ nodes of their own for a test, from Debian's package; skips where there is none.
+
+They run on tools/deploy's configuration and on the definitions that `chargekeep rabbitmq` writes,
+in a temporary folder, on free ports of loopback, with an epmd that ends with them.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from chargekeep_tools.broker import RECONCILER, free_port
+from chargekeep_tools.rabbitmq import definitions
+
+_PROGRAMS = Path("/usr/lib/rabbitmq/bin")
+_DEPLOY = Path(__file__).parents[1] / "tools" / "deploy" / "rabbitmq"
+_START_S = 180
+# One thread each, which sleeps when it has nothing to do: the machine is shared.
+_ERLANG = "+S 1:1 +A 4 +sbwt none +sbwtdcpu none +sbwtdio none"
+
+
+class Node:
+    """One RabbitMQ server process and its folder."""
+
+    def __init__(self, cluster, number):
+        self.cluster = cluster
+        self.name = f"chargekeep{number}@localhost"
+        self.folder = cluster.folder / str(number)
+        self.amqp, self.mqtt, self.distribution = free_port(), free_port(), free_port()
+        self.process = None
+        (self.folder / "conf.d").mkdir(parents=True)
+        (self.folder / "plugins").write_text("[rabbitmq_mqtt].\n")
+
+    def write(self, names):
+        conf = self.folder / "conf.d"
+        shutil.copy(_DEPLOY / "10-cluster.conf", conf)
+        lines = [
+            f"listeners.tcp.1 = 127.0.0.1:{self.amqp}",
+            f"mqtt.listeners.tcp.1 = 127.0.0.1:{self.mqtt}",
+            "cluster_formation.peer_discovery_backend = classic_config",
+            *(f"cluster_formation.classic_config.nodes.{i} = {n}" for i, n in enumerate(names, 1)),
+        ]
+        (conf / "90-node.conf").write_text("\n".join(lines) + "\n")
+
+    @property
+    def environment(self):
+        return {
+            "HOME": str(self.cluster.folder),
+            "PATH": os.environ["PATH"],
+            "LC_ALL": "C.UTF-8",
+            "ERL_EPMD_PORT": str(self.cluster.epmd_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODENAME": self.name,
+            "RABBITMQ_DIST_PORT": str(self.distribution),
+            "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
+            "RABBITMQ_LOG_BASE": str(self.folder / "log"),
+            "RABBITMQ_PID_FILE": str(self.folder / "pid"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "plugins"),
+            "RABBITMQ_CONFIG_FILES": str(self.folder / "conf.d"),
+            "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": _ERLANG,
+            "ERL_AFLAGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+        }
+
+    def start(self):
+        with (self.folder / "output").open("ab") as log:
+            self.process = subprocess.Popen(
+                [_PROGRAMS / "rabbitmq-server"],
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def kill(self):
+        """As a power cut of this node's machine."""
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def ctl(self, *words):
+        """What rabbitmqctl says; CalledProcessError where it fails."""
+        return subprocess.run(
+            [_PROGRAMS / "rabbitmqctl", "-q", *words],
+            env=self.environment,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=_START_S,
+        ).stdout
+
+    def wait(self):
+        """Until it serves."""
+        give_up = time.monotonic() + _START_S
+        while True:
+            try:
+                self.ctl("await_startup", "--timeout", "60")
+                return
+            except subprocess.CalledProcessError:  # it may not have a name yet
+                output = (self.folder / "output").read_text()[-3000:]
+                assert self.process.poll() is None and time.monotonic() < give_up, output
+
+
+class Cluster:
+    """The nodes; `stations` and `accounts` as `definitions` takes them."""
+
+    def __init__(self, stations, accounts, size=3):
+        pytest.importorskip("pika")
+        if not (_PROGRAMS / "rabbitmq-server").exists() or os.geteuid() != 0:
+            pytest.skip("needs root and apt-get install rabbitmq-server")
+        self.folder = Path(tempfile.mkdtemp(prefix="chargekeep-rabbit-"))
+        self.accounts = accounts
+        cookie = self.folder / ".erlang.cookie"
+        cookie.write_text("chargekeep")
+        cookie.chmod(0o400)
+        self.epmd_port = free_port()
+        self.nodes = [Node(self, number) for number in range(1, size + 1)]
+        for node in self.nodes:
+            node.write([n.name for n in self.nodes])
+        self.definitions = self.folder / "definitions.json"
+        self.definitions.write_text(json.dumps(definitions(stations, accounts)))
+        self.epmd = None
+
+    def start(self):
+        self.epmd = subprocess.Popen(
+            ["epmd", "-port", str(self.epmd_port), "-address", "127.0.0.1"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for node in self.nodes:
+            node.start()
+        for node in self.nodes:
+            node.wait()
+        self.nodes[0].ctl("await_online_nodes", str(len(self.nodes)))
+        self.nodes[0].ctl("import_definitions", str(self.definitions))
+        return self
+
+    def stop(self):
+        for node in self.nodes:
+            node.kill()
+        if self.epmd is not None:
+            self.epmd.kill()
+            self.epmd.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def url(self):
+        hosts = ",".join(f"127.0.0.1:{node.amqp}" for node in self.nodes)
+        return f"amqp://{RECONCILER}:{self.accounts[RECONCILER]}@{hosts}"
+
+    @property
+    def addresses(self):
+        return [("127.0.0.1", node.mqtt) for node in self.nodes]
+
+    def queues(self):
+        """(name, leader, members online, messages) of every queue of ledgers."""
+        alive = next(node for node in self.nodes if node.process.poll() is None)
+        columns = ("name", "type", "leader", "online", "messages")
+        found = json.loads(alive.ctl("list_queues", "--formatter", "json", *columns))
+        return [queue for queue in found if queue["type"] == "quorum"]
