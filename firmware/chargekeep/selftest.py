@@ -9,7 +9,6 @@ from micropython import const
 from chargekeep import errors
 from chargekeep.errors import ChargekeepError
 
-_METER_MS = const(3000)
 _RELAY_MS = const(500)
 
 
@@ -20,7 +19,7 @@ def _meter(board):
     started = time.ticks_ms()
     meter.begin()
     while not meter.poll():
-        if time.ticks_diff(time.ticks_ms(), started) > _METER_MS:
+        if time.ticks_diff(time.ticks_ms(), started) > 3 * meter.cycle_ms:
             raise ChargekeepError(errors.METER_TIMEOUT, "no reading")
         time.sleep_ms(meter.step_ms)
     return {"register_wh": meter.register_wh, "power_w": meter.power_w}
