@@ -3,7 +3,7 @@
 PY := .venv/bin/python
 CONFIG := --config tools/pyproject.toml
 PYTEST := $(PY) -m pytest -c tools/pyproject.toml --rootdir=. tests -n 2
-SETUP := @tools/setup.sh mosquitto
+SETUP := @tools/setup.sh mosquitto tmux
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check flash nightly bench sizes format clean

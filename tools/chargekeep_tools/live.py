@@ -151,7 +151,7 @@ def _flat(obj: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _one(port: str, name: str, as_json: bool) -> None:
     answer = next(ask(boards.resolve(port), name))
-    show(answer, as_json, lambda: table(("", ""), _flat(answer)))
+    show(answer, as_json, lambda: table(("", ""), sorted(_flat(answer))))
 
 
 @app.command("status")

@@ -1,6 +1,9 @@
 """Simulated parts to try things with: the demo, or a meter alone."""
 
+import contextlib
+import signal
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -36,6 +39,20 @@ def meter(
                 print(f"{played.wh:.1f} Wh, {played.requests} requests", flush=True)
         except KeyboardInterrupt:
             pass
+
+
+@app.command()
+def board(
+    folder: Annotated[Path, typer.Argument(help="Folder for its flash and its ports.")],
+    watts: Annotated[int, typer.Option(min=0, help="What the car takes.")] = 11_000,
+) -> None:
+    """Play a board with nothing but MicroPython on it, wired to a meter and a charger."""
+    from chargekeep_tools.sim.bench import SimBench
+
+    with SimBench(folder, watts) as bench:
+        print(f"board: {bench.port}\nreader: {bench.reader}", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.pause()
 
 
 @app.command()

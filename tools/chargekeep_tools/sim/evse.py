@@ -27,6 +27,7 @@ class SimEvse:
         self.plugged_in = True
         self.stuck_closed = False
         self.closed = False
+        self._fed_back: bool | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="sim evse")
 
@@ -51,8 +52,9 @@ class SimEvse:
             level = "0"
         if level:  # empty for the instant in which the station writes it
             self.closed = level == "1" or self.stuck_closed
-        if self.feedback:
+        if self.feedback and self._fed_back != self.closed:  # a file is empty while it is written
             self.feedback.write_text("1" if self.closed else "0")
+            self._fed_back = self.closed
         power = self.demand_w if self.closed and self.plugged_in else 0
         if power != self.meter.power_w:
             self.meter.power_w = power
