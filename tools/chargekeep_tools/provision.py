@@ -214,7 +214,7 @@ def check_board(port: str, facts: dict[str, Any], bundle: Bundle) -> None:
 def self_test(device: Device, relay: bool = False) -> dict[str, Any]:
     """Part to result, as firmware/chargekeep/selftest.py reports; `relay` moves the relay."""
     device.run("from chargekeep import commission")
-    return device.call(f"commission.run('selftest', {relay})", 30)
+    return device.call(f"commission.run('selftest', {relay})", 60)
 
 
 def provision(home: Home, port: str, site: str, station: str, **how: Any) -> dict[str, Any]:
