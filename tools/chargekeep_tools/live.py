@@ -13,29 +13,11 @@ import typer
 
 from chargekeep_tools import boards
 from chargekeep_tools.codes import Exit, ToolError
+from chargekeep_tools.log.records import NAMES
 from chargekeep_tools.options import JsonOption, new_app, show, table, utc
 
 _ANSWER_S = 3
 _RESTART_S = 10
-
-RECORDS = {
-    1: "boot",
-    2: "transaction started",
-    3: "transaction updated",
-    4: "transaction ended",
-    5: "meter value",
-    6: "authorization refused",
-    7: "clock set",
-    8: "object accepted",
-    9: "fault",
-    10: "unattributed energy",
-    11: "meter segment",
-    12: "head",
-    13: "thinned",
-    14: "counter",
-    15: "transaction evidence",
-}
-"""Record type to name (FORMATS.md section 4)."""
 
 
 def _open(port: str) -> serial.Serial:
@@ -187,5 +169,5 @@ def logs_command(
         when = utc(moment) if moment else f"boot {boot} + {uptime} s"
         print(
             f"{answer['seq']:6} {when:20} {'UIRS'[quality]}"
-            f" {RECORDS.get(answer['type'], answer['type'])}: {json.dumps(body)}"
+            f" {NAMES.get(answer['type'], answer['type'])}: {json.dumps(body)}"
         )

@@ -32,6 +32,8 @@ NAMES = {
     14: "counter",
     15: "transaction evidence",
 }
+"""Record type to name (FORMATS.md section 4)."""
+
 _SEQ_MAX = 0xFFFFFFFF
 
 
