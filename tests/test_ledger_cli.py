@@ -3,6 +3,8 @@
 import asyncio
 import csv
 import json
+import struct
+from pathlib import Path
 
 import pyarrow.parquet
 import pytest
@@ -114,6 +116,41 @@ def test_export(image, tmp_path):
     call("export", image, tmp_path / "log.xls", status=Exit.USAGE)
     call("export", image, tmp_path / "x.csv", "--seal-key", "00" * 32, status=Exit.FAILED)
     assert not (tmp_path / "x.csv").exists()
+
+
+def dump(ledger: bytes, start: int = 40 * 4096, storage: int = 44 * 4096) -> bytes:
+    """The flash of an RP2040 whose image ends before `start`, with a file system at `storage`."""
+    flash = bytearray(b"\xff" * (64 * 4096))
+    pointers, entries, xip = 0x300, (0x400, 0x420), 0x10000000
+    words = (0x7188EBF2, xip + pointers, xip + pointers + 8, 0, 0xE71AA390)
+    struct.pack_into("<5I", flash, 0x120, *words)
+    struct.pack_into("<2I", flash, pointers, *(xip + at for at in entries))
+    struct.pack_into("<HHII", flash, entries[0], 5, 0x5052, 0x68F465DE, xip + 30 * 4096 + 12)
+    struct.pack_into("<HHII", flash, entries[1], 7, 0x5052, 0, xip + storage)
+    flash[start : start + len(ledger)] = ledger
+    return bytes(flash)
+
+
+def test_dumps_of_a_whole_flash(image, tmp_path):
+    ledger = Path(image).read_bytes()
+    path = tmp_path / "dump.bin"
+    path.write_bytes(dump(ledger))
+    assert "101 records" in call("verify", path, "--seal-key", KEY.hex())
+    assert "101 records" in call("verify", path, "--offset", "0x28000")
+    assert "head" in call("dump", path)
+    call("export", path, tmp_path / "log.csv")
+    # The first sectors of the ring erased: what is left still tells where it begins
+    path.write_bytes(dump(b"\xff" * 4096 + ledger[4096:]))
+    assert "PROBLEM missing" in call("verify", path, status=Exit.FAILED)
+    # Elsewhere, as an image of one's own may have it
+    path.write_bytes(dump(ledger, 48 * 4096))
+    assert "no ledger between" in str(call("verify", path, status=Exit.VERIFY))
+    assert "101 records" in call("verify", path, "--offset", str(48 * 4096))
+    for wrong in ("0x1000", "-1", "0xffffffff"):
+        assert "no ledger at" in str(call("verify", path, "--offset", wrong, status=Exit.USAGE))
+    call("verify", path, "--offset", "there", status=2)
+    path.write_bytes(b"\xff" * (1 << 21))
+    assert "no ledger" in call("verify", path, status=Exit.FAILED)
 
 
 def test_wrong_use(tmp_path, image):

@@ -18,7 +18,9 @@ from chargekeep_tools.options import HomeOption, JsonOption, new_app, show, utc
 
 SourceArgument = Annotated[
     str,
-    typer.Argument(help="Flash image, file of uploaded batches, or the station's serial port."),
+    typer.Argument(
+        help="Flash (the ledger's or all of it), uploaded batches, or the station's serial port."
+    ),
 ]
 StationOption = Annotated[
     str | None, typer.Option("--station", help="Station whose keys, log and signature must fit.")
@@ -29,6 +31,14 @@ KeyOption = Annotated[
 AnchorOption = Annotated[
     str | None,
     typer.Option("--anchor", help="SEQ:LINK (16 hex digits) of the last slot the host has."),
+]
+OffsetOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="BYTES",
+        parser=lambda text: int(text, 0),
+        help="Where in a dump of a whole flash the ledger begins [RP2040: found].",
+    ),
 ]
 FORMATS = ("csv", "parquet", "ocmf")
 COLUMNS: list[str] = [
@@ -106,6 +116,7 @@ def verify(
     station: StationOption = None,
     seal_key: KeyOption = None,
     anchor: AnchorOption = None,
+    offset: OffsetOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -115,7 +126,7 @@ def verify(
     that was cut off unseen cannot be missed.
     """
     proof = _proof(home, station, seal_key, anchor)
-    report = source.verify(source.read(log), proof)
+    report = source.verify(source.read(log, offset), proof)
     summary = _summary(report, proof)
 
     def human() -> None:
@@ -140,10 +151,11 @@ def verify(
 def dump(
     log: SourceArgument,
     from_seq: Annotated[int, typer.Option("--from", help="First seq to show.")] = 1,
+    offset: OffsetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show every readable record, whatever else may be wrong with the log."""
-    report = source.verify(source.read(log), source.Proof())
+    report = source.verify(source.read(log, offset), source.Proof())
     records = [r for r in report.records if r.identity >= from_seq]
     if as_json:
         for record in records:
@@ -168,6 +180,7 @@ def export(
         Path | None,
         typer.Option(help="P-256 key (PEM) that signs .ocmf [keys/ocmf.pem, made if missing]."),
     ] = None,
+    offset: OffsetOption = None,
     home: HomeOption = None,
 ) -> None:
     """Write a verified log as CSV or Parquet; refuses one that does not verify.
@@ -178,7 +191,7 @@ def export(
     kind = output.suffix.lstrip(".")
     if kind not in FORMATS:
         raise ToolError(f"{output}: not .csv, .parquet or .ocmf", Exit.USAGE, "name the file so")
-    report = source.verify(source.read(log), _proof(home, station, seal_key, anchor))
+    report = source.verify(source.read(log, offset), _proof(home, station, seal_key, anchor))
     if not report.ok:
         raise ToolError(
             f"{log}: {report.problems[0]}", Exit.FAILED, "see chargekeep log verify; dump shows it"

@@ -8,11 +8,11 @@ from typing import Any
 
 import cbor2
 
-from chargekeep_tools import wire
+from chargekeep_tools import rp2_image, wire
 from chargekeep_tools.codes import Exit, ToolError
 from chargekeep_tools.log.image import Report, verify_image
 from chargekeep_tools.log.records import Batch, LogError, verify_batch
-from chargekeep_tools.log.slots import SECTOR, Keys
+from chargekeep_tools.log.slots import SECTOR, Keys, parse_header
 
 _SIGN1_TAG = 0xD2  # how every uploaded batch begins: CBOR tag 18
 _READ = """
@@ -151,14 +151,51 @@ def _join(report: Report, batches: list[Batch], proof: Proof) -> None:
         report.problem("anchor", f"ends at {report.head_seq}, the host has {proof.anchor[0]}")
 
 
-def read(source: str) -> bytes:
-    """The bytes of a file, or of the station on a serial port (`/dev/...`, `COM3`, a link)."""
+def read(source: str, offset: int | None = None) -> bytes:
+    """The bytes of a file, or of the station on a serial port (`/dev/...`, `COM3`, a link).
+
+    Of a dump of a whole flash: the ledger in it, at `offset` or where an RP2040's image says.
+    """
     path = Path(source)
     if path.is_char_device() or source.upper().startswith("COM"):
         return from_port(source)
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as e:
         raise ToolError(
             f"{source}: {e.strerror}", Exit.USAGE, "a file, or a port such as /dev/ttyACM0"
         )
+    return from_dump(data, offset)
+
+
+def from_dump(flash: bytes, offset: int | None = None) -> bytes:
+    """The ledger in `flash`, a file that may be more than a ledger (UF2 as well as raw).
+
+    Without `offset` what is no dump comes back as it is. Raises USAGE for an `offset` where no
+    ledger begins, VERIFY for an RP2040's flash that holds none.
+    """
+    if flash[:4] == b"UF2\n":
+        flash = rp2_image.flash_of(flash)
+    if offset is not None:
+        sectors = _sectors(flash[offset:][:SECTOR]) if offset >= 0 else 0
+        if not sectors or offset + sectors * SECTOR > len(flash):
+            raise ToolError(f"no ledger at {offset:#x}", Exit.USAGE, "where does its flash begin?")
+        return flash[offset : offset + sectors * SECTOR]
+    try:
+        end, storage = rp2_image.layout(flash)
+    except ToolError:
+        return flash
+    for at in range(storage - SECTOR, end - 1, -SECTOR):
+        start = storage - _sectors(flash[at:][:SECTOR]) * SECTOR
+        if end <= start <= at:
+            return flash[start:storage]
+    raise ToolError(
+        f"no ledger between the firmware's end ({end:#x}) and the file system ({storage:#x})",
+        Exit.VERIFY,
+        "dump the flash of a station to its end; --offset says where a ledger elsewhere begins",
+    )
+
+
+def _sectors(sector: bytes) -> int:
+    header = parse_header(sector)
+    return header.sectors if header else 0
