@@ -215,9 +215,9 @@ def test_what_flash_holds_is_what_counts(home, board):
     target = board.folder / "b" / "chargekeep" / "app.py"
     with opened(board.port) as device:
         device.run("from chargekeep.update import usb")
-        device.run("keep = usb.slots.switch\nusb.slots.switch = lambda slot: None")
+        device.run("keep = usb.finish\nusb.finish = lambda: {}")
         update.stage(device, bundle)
-        device.run("usb.slots.switch = keep")
+        device.run("usb.finish = keep")
         data = bytearray(target.read_bytes())
         data[50] ^= 1
         target.write_bytes(data)

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from chargekeep_tools.codes import Exit, ToolError
+from chargekeep_tools.link import link
 from chargekeep_tools.programs import program
 from chargekeep_tools.shorten import shorten
 
@@ -51,19 +52,26 @@ def compile_module(
 
 
 def compile_firmware(
-    sources: dict[str, Path], architecture: str | None = None
+    sources: dict[str, Path], architecture: str | None = None, join: bool = True
 ) -> dict[str, bytes]:
     """The .mpy of all modules of one firmware (path in the slot to source), by their new paths.
 
-    Their names are shortened (shorten.py): RAM on a board is what the firmware has least of.
+    They are joined (link.py) and their names shortened (shorten.py): RAM on a board is what the
+    firmware has least of. join: False leaves the modules apart, to see what each one takes.
     """
     texts = {path: source.read_text() for path, source in sources.items()}
     return {
-        path.removesuffix(".py") + ".mpy": compile_module(text, path, architecture)
-        for path, text in _shortened(tuple(sorted(texts.items())))
+        path.removesuffix(".py") + ".mpy": compile_module(text, _called(path), architecture)
+        for path, text in _shortened(tuple(sorted(texts.items())), join)
     }
 
 
+def _called(path: str) -> str:
+    # A name that is in RAM anyway, unlike the path.
+    return path.removesuffix(".py").removesuffix("/__init__").rpartition("/")[2]
+
+
 @cache
-def _shortened(texts: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    return tuple(shorten(dict(texts)).items())
+def _shortened(texts: tuple[tuple[str, str], ...], join: bool) -> tuple[tuple[str, str], ...]:
+    short = shorten(dict(texts))
+    return tuple((link(short) if join else short).items())

@@ -1,0 +1,117 @@
+"""Linked firmware does what its sources say, in fewer modules, under the names others know."""
+
+import subprocess
+import sys
+
+import pytest
+
+from chargekeep_tools.link import LinkError, link
+
+SOURCES = {
+    "main.py": "from p import app\nprint(app.main())\n",
+    "p/__init__.py": '__version__ = "1.2.3"\n',
+    "p/codes.py": "FULL = 501\n_state = []\n\n\ndef note(x):\n    global _count\n"
+    "    _count = len(_state) + 1\n    _state.append(x)\n    return _count\n\n\n_count = 0\n",
+    "p/rare.py": "from p.low.base import Base\nfrom p import codes\n\n\n"
+    "def rare():\n    return Base(codes.FULL).value, codes.note(0)\n",
+    "p/low/base.py": """
+from p import codes
+from p.codes import note as remember
+
+_state = 7
+LIMIT = _state + 1
+
+
+class Base:
+    note = "a class's own"
+
+    def __init__(self, value, limit=LIMIT):
+        codes = [codes for codes in range(value % 5)]  # not the module
+        self.value = value + len(codes) + limit
+        self.times = remember(value)
+
+    def _a(self):
+        return self.note, _state
+""",
+    "p/low/child.py": """
+import time as clock
+from p import codes
+from p.low import base
+
+
+@staticmethod
+def _state(_b):
+    return lambda _c: (_b, _c, LIMIT)
+
+
+LIMIT = 3
+
+
+class Child(base.Base):
+    def late(self):
+        from p.rare import rare
+
+        return rare(), _state(1)(2), self._a(), self.times, codes.FULL, clock.__name__
+
+
+if LIMIT:
+    from time import time as now
+""",
+    "p/app.py": """
+from p import __version__
+from p.low.child import Child, now
+
+
+def main():
+    child = Child(4)
+    return child.late(), child.value, __version__, now() > 0
+""",
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    def run(sources, code="import main"):
+        for path, text in sources.items():
+            file = tmp_path / str(len(sources)) / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        folder = tmp_path / str(len(sources))
+        done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode()
+
+    return run
+
+
+def test_it_computes_the_same(run):
+    linked = link(SOURCES, "p.app")
+    assert run(linked) == run(SOURCES) != ""
+
+
+def test_a_package_is_one_module_with_short_names(run):
+    linked = link(SOURCES, "p.app")
+    assert "class Child" not in "".join(linked.values())
+    loaded = (
+        "import main, sys; print(sorted(m for m in sys.modules if m[:1] == 'p' and m[1:2] in '.'))"
+    )
+    assert run(linked, loaded).splitlines()[1] == "['p', 'p.app', 'p.low', 'p.rare']"
+
+
+def test_others_find_the_old_modules(run):
+    code = (
+        "from p.codes import note; from p.low import child as c; print(note(1), c.Child(1).value)"
+    )
+    assert run(link(SOURCES, "p.app"), code) == run(SOURCES, code) == "1 10\n"
+
+
+def test_what_it_does_not_understand_it_says():
+    with pytest.raises(LinkError, match="codes is used as a value"):
+        link(SOURCES | {"p/app.py": "from p import codes\nprint(codes)\n"}, "p.app")
+    with pytest.raises(LinkError, match=r"p\.codes has no EMPTY"):
+        link(SOURCES | {"p/app.py": "from p import codes\nprint(codes.EMPTY)\n"}, "p.app")
+
+
+def test_it_is_deterministic_and_optional():
+    assert link(SOURCES, "p.app") == link(dict(reversed(SOURCES.items())), "p.app")
+    assert link(SOURCES) == SOURCES  # no chargekeep.app
