@@ -3,6 +3,7 @@
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -68,7 +69,7 @@ class Postgres:
         self.start()
 
     def close(self):
-        self.process.terminate()
+        self.process.send_signal(signal.SIGINT)  # whoever is connected
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:

@@ -4,7 +4,9 @@ import sqlalchemy as sa
 from charger import make_home
 
 from chargekeep_tools import keys, wire
-from chargekeep_tools.reconcile import cli, store
+from chargekeep_tools.reconcile import cli
+from chargekeep_tools.reconcile.database import connect
+from chargekeep_tools.reconcile.exceptions import conditions
 from chargekeep_tools.reconcile.schema import exceptions
 from chargekeep_tools.reconcile.worker import Message
 
@@ -22,10 +24,10 @@ class Host:
         self.restart()
 
     def restart(self):
-        self.engine = store.connect(self.url)
+        self.engine = connect(self.url)
         self.reconciler = cli.reconciler_for(self.home, self.engine, None, self.publish)
-        books = self.reconciler.projector.books
-        books.issued = lambda site, cti: self.issued(cti)
+        books = self.reconciler.projector.knows.books
+        books.issued = lambda site, cti, kid, at: self.issued(cti)
 
     def add(self, charger):
         self.home.save_station(charger.record())
@@ -64,5 +66,5 @@ class Host:
     def resolve(self, *where):
         with self.engine.begin() as connection:
             connection.execute(
-                exceptions.update().where(*cli._conditions(list(where))).values(resolved=1)
+                exceptions.update().where(*conditions(list(where))).values(resolved=1)
             )

@@ -12,7 +12,7 @@ from reconcile_host import Host
 from test_fleet import World
 
 from chargekeep_tools.reconcile import cli
-from chargekeep_tools.reconcile.schema import bills, metadata
+from chargekeep_tools.reconcile.schema import bills, include_name, metadata
 from chargekeep_tools.sim.replica import Replica
 
 
@@ -54,7 +54,8 @@ def test_same_bills_as_sqlite(tmp_path, url):
         host.reconciler.projector.rebuild()
         found.append((host.rows(bills), host.kinds(), cli.status(host.engine)))
         with host.engine.connect() as connection:
-            assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+            context = MigrationContext.configure(connection, opts={"include_name": include_name})
+            assert compare_metadata(context, metadata) == []
         host.engine.dispose()
     assert found[0] == found[1] and len(found[0][0]) == 3
 

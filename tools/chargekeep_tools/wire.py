@@ -181,9 +181,15 @@ def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
     return True
 
 
-def seal_sign1(content_type: int, private_key: Ed25519PrivateKey, payload_obj: Any) -> bytes:
-    """A tagged COSE_Sign1 (RFC 9052 section 4.2) over the encoding of `payload_obj`."""
-    protected = dumps({1: _EDDSA, 3: content_type, 4: kid(public_bytes(private_key))})
+def seal_sign1(
+    content_type: int, private_key: Ed25519PrivateKey, payload_obj: Any, key_id: bytes = b""
+) -> bytes:
+    """A tagged COSE_Sign1 (RFC 9052 section 4.2) over the encoding of `payload_obj`.
+
+    key_id: what `kid` gives for the key, which takes as long as to sign.
+    """
+    key_id = key_id or kid(public_bytes(private_key))
+    protected = dumps({1: _EDDSA, 3: content_type, 4: key_id})
     payload = dumps(payload_obj)
     signature = private_key.sign(_to_be_signed(protected, payload))
     return cbor2.dumps(cbor2.CBORTag(_SIGN1, [protected, {}, payload, signature]))

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import signal
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
 import sqlalchemy as sa
@@ -13,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 
 from chargekeep_tools import keys, wire
 from chargekeep_tools.codes import Exit, ToolError
-from chargekeep_tools.home import Home, default_home
+from chargekeep_tools.home import Home
 from chargekeep_tools.options import (
     HomeOption,
     JsonOption,
@@ -25,13 +24,14 @@ from chargekeep_tools.options import (
     utc,
 )
 from chargekeep_tools.publish import BrokerOption
-from chargekeep_tools.reconcile import bill, policy, store
+from chargekeep_tools.reconcile import bill, exceptions, parking, policy, store
+from chargekeep_tools.reconcile.books import HomeBooks
+from chargekeep_tools.reconcile.exceptions import DatabaseOption, engine_for
 from chargekeep_tools.reconcile.project import Projector, open_exceptions
 from chargekeep_tools.reconcile.schema import (
     adjustments,
     batches,
     bills,
-    exceptions,
     logs,
     records,
     transactions,
@@ -40,50 +40,8 @@ from chargekeep_tools.reconcile.source import source_for
 from chargekeep_tools.reconcile.verify import Stations
 from chargekeep_tools.reconcile.worker import Reconciler
 
-DatabaseOption = Annotated[
-    str | None,
-    typer.Option(
-        "--database",
-        envvar="CHARGEKEEP_DATABASE",
-        help="SQLAlchemy URL [reconcile.db in the home directory].",
-    ),
-]
-
-_PRICES = (11, 12, 13, 14, 4)  # currency, kWh, hour, start, and when it was issued
-
 app = new_app("Take in what stations send; bill it.")
-exceptions_app = new_app("What could not be reconciled without a human.")
-app.add_typer(exceptions_app, name="exceptions")
-
-
-def engine_for(home: Path | None, url: str | None) -> sa.Engine:
-    root = home or default_home()
-    return store.connect(url or f"sqlite:///{root / 'reconcile.db'}")
-
-
-class HomeBooks:
-    """What this home has signed and issued; read again when its files change."""
-
-    def __init__(self, home: Home) -> None:
-        self.home = home
-        self._tariffs: dict[str, tuple[int, list[bill.Tariff]]] = {}
-        self._issued: dict[str, set[str]] = {}
-
-    def tariffs(self, site: str) -> list[bill.Tariff]:
-        count = len(self.home.object_versions(site, "tariff"))
-        known = self._tariffs.get(site)
-        if known is None or known[0] != count:
-            found = []
-            for version, _, data in self.home.objects(site, "tariff"):
-                body = wire.open_sign1(data, wire.TARIFF, keys.key_for(self.home))
-                found.append(bill.Tariff(site, body[10], version, *(body[i] for i in _PRICES)))
-            known = self._tariffs[site] = (count, found)
-        return known[1]
-
-    def issued(self, site: str, cti: bytes) -> bool:
-        if cti.hex() not in self._issued.get(site, ()):
-            self._issued[site] = {record["cti"] for record in self.home.entitlements(site)}
-        return cti.hex() in self._issued[site]
+app.add_typer(exceptions.app, name="exceptions")
 
 
 def reconciler_for(home: Home, engine: sa.Engine, key: str | None, publish: Any) -> Reconciler:
@@ -235,9 +193,14 @@ def status_command(
         table(columns, ([log[name] for name in columns] for log in found["logs"]))
         for gap in found["gaps"]:
             print(f"{gap['station']}: slots {gap['first']} to {gap['last']} are missing")
-        print(f"{found['exceptions']} exceptions wait: chargekeep reconcile exceptions list")
+        print(f"{found['exceptions']} exceptions wait: chargekeep exceptions list")
 
     show(found, as_json, human)
+
+
+def count_of(engine: sa.Engine, what: sa.Table) -> int:
+    with engine.connect() as connection:
+        return connection.execute(sa.select(sa.func.count()).select_from(what)).scalar_one()
 
 
 def status(engine: sa.Engine) -> dict[str, Any]:
@@ -301,11 +264,18 @@ def policy_command(as_json: JsonOption = False) -> None:
 def retry_command(
     database: DatabaseOption = None, home: HomeOption = None, as_json: JsonOption = False
 ) -> None:
-    """Bill what was blocked and is not any more (tariff known, exception resolved)."""
-    the_home = Home(home)
-    projector = Projector(engine_for(home, database), Stations(the_home), HomeBooks(the_home))
-    count = projector.retry()
-    show({"bills": count}, as_json, lambda: print(f"{count} billed"))
+    """Take up what an error held up, and bill what was blocked and is not any more."""
+    the_home, note, now = Home(home), "retried", int(time.time())
+    stations, engine = Stations(the_home), engine_for(home, database)
+    projector = Projector(engine, stations, HomeBooks(the_home))
+    found = {"batches": len(parking.take_up(store.Store(engine), stations, now, note))}
+    projector.take_up(note)
+    before = count_of(engine, bills)
+    found["records"] = projector.run()
+    projector.retry()
+    found["bills"] = count_of(engine, bills) - before
+    text = "{batches} batches, {records} records, {bills} bills"
+    show(found, as_json, lambda: print(text.format(**found)))
 
 
 @app.command("deliver")
@@ -327,63 +297,3 @@ def deliver_command(
     except (OSError, WebSocketException, TimeoutError) as error:
         raise ToolError(f"{csms}: {error}", Exit.BROKER, "what it answered is kept; run it again")
     show({"delivered": count}, as_json, lambda: print(f"{count} delivered"))
-
-
-WhereOption = Annotated[
-    list[str] | None,
-    typer.Option("--where", help="kind=fork, station=cp-1 or tx=7; all that are given hold."),
-]
-
-
-@exceptions_app.command("list")
-def list_command(
-    where: WhereOption = None,
-    resolved: Annotated[bool, typer.Option("--resolved", help="The resolved as well.")] = False,
-    database: DatabaseOption = None,
-    home: HomeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List what could not be reconciled without a human."""
-    query = sa.select(exceptions).where(*_conditions(where)).order_by(exceptions.c.id)
-    if not resolved:
-        query = query.where(exceptions.c.resolved.is_(None))
-    with engine_for(home, database).connect() as connection:
-        found = [dict(row) for row in connection.execute(query).mappings()]
-    columns = ("id", "station", "kind", "seq", "tx", "detail", "note")
-    show(found, as_json, lambda: table(columns, ([row[c] for c in columns] for row in found)))
-
-
-@exceptions_app.command("resolve")
-def resolve_command(
-    note: Annotated[str, typer.Argument(help="What was decided; kept for ever.")],
-    where: WhereOption = None,
-    database: DatabaseOption = None,
-    home: HomeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Mark all exceptions that match as dealt with. Nothing that was recorded changes."""
-    if not where:
-        raise ToolError("which?", Exit.USAGE, "give at least one --where, as kind=fork")
-    change = (
-        exceptions.update()
-        .where(exceptions.c.resolved.is_(None), *_conditions(where))
-        .values(resolved=int(time.time()), note=note)
-    )
-    with engine_for(home, database).begin() as connection:
-        count = connection.execute(change).rowcount
-    show({"resolved": count}, as_json, lambda: print(f"{count} resolved"))
-
-
-def _conditions(where: list[str] | None) -> list[Any]:
-    found = []
-    for condition in where or ():
-        name, equals, value = condition.partition("=")
-        if not equals or name not in ("id", "kind", "station", "tx", "seq"):
-            raise ToolError(
-                f"{condition!r} is no condition", Exit.USAGE, "one of id, kind, station, tx, seq"
-            )
-        number = name in ("id", "tx", "seq")
-        if number and not value.isdigit():
-            raise ToolError(f"{condition!r}: {value!r} is no number", Exit.USAGE)
-        found.append(exceptions.c[name] == (int(value) if number else value))
-    return found

@@ -16,7 +16,7 @@ from websockets.asyncio.client import connect
 from websockets.typing import Subprotocol
 
 from chargekeep_tools import wire
-from chargekeep_tools.reconcile.project import TX_ENDED, TX_STARTED, TX_UPDATED
+from chargekeep_tools.reconcile.apply import TX_ENDED, TX_STARTED, TX_UPDATED
 from chargekeep_tools.reconcile.schema import batches, bills, delivered, logs, records
 
 _KINDS = {TX_STARTED: "Started", TX_UPDATED: "Updated", TX_ENDED: "Ended"}

@@ -4,7 +4,10 @@
 amqp.py is RabbitMQ's queues, for several reconcilers.
 """
 
+import contextlib
 import logging
+import select
+import ssl
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from chargekeep_tools.codes import Exit, ToolError
 from chargekeep_tools.reconcile.worker import Message, Reconciler
@@ -23,6 +26,9 @@ _LOG = "chargekeep/1/+/+/up/log/"
 TOPIC = _LOG + "+"
 _GROUP = 500  # batches of one commit at most
 _IDLE_S = 0.2
+_PROJECT_EVERY_S, _PROJECT_S = 10.0, 2.0  # under load without a pause
+_SEND_S = 10.0
+_PUBACK = b"\x40\x02"  # MQTT 3.1.1 section 3.4
 _BACK_OFF_S = (1.0, 30.0)
 
 log_ = logging.getLogger(__name__)
@@ -38,6 +44,7 @@ class Source(ABC):
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
+        self._project_at = time.monotonic() + _PROJECT_EVERY_S
 
     @abstractmethod
     def open(self) -> None:
@@ -64,7 +71,7 @@ class Source(ABC):
                 while not stop():
                     self._step(reconciler)
                     delay = _BACK_OFF_S[0]
-            except DBAPIError as error:
+            except SQLAlchemyError as error:
                 log_.error("database: %s", error)  # nothing of the group was acknowledged
             except self.failures as error:
                 log_.warning("broker: %s", error)
@@ -82,8 +89,76 @@ class Source(ABC):
         if waiting and (waiting == before or waiting >= _GROUP):
             group, self.messages = self.messages, []
             reconciler.take(group)
-        elif not waiting:
-            reconciler.project()
+        if not waiting or time.monotonic() > self._project_at:
+            reconciler.project(_PROJECT_S)
+            self._project_at = time.monotonic() + _PROJECT_EVERY_S
+
+
+class _Link:
+    """A socket for paho that reads ahead, and keeps what is sent for the next `flush`.
+
+    paho alone asks the system four times for each packet and writes each one by itself.
+    """
+
+    _SIZE = 1 << 17
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.fileno, self.setblocking = inner.fileno, inner.setblocking
+        self._in = memoryview(b"")
+        self._out = bytearray()
+
+    def pending(self) -> int:
+        """Bytes that are here already, of which no `select` tells."""
+        return len(self._in) or getattr(self.inner, "pending", int)()
+
+    def recv(self, size: int) -> bytes:
+        if not self._in:
+            self._in = memoryview(self.inner.recv(self._SIZE))
+        found = bytes(self._in[:size])
+        self._in = self._in[size:]
+        return found
+
+    def send(self, data: bytes | bytearray) -> int:
+        self._out += data
+        return len(data)
+
+    def flush(self) -> None:
+        """Send everything, within `_SEND_S`."""
+        give_up = time.monotonic() + _SEND_S
+        while self._out:
+            try:
+                del self._out[: self.inner.send(self._out)]
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                if time.monotonic() > give_up:
+                    raise TimeoutError("the broker takes nothing") from None
+                select.select([], [self.inner], [], _IDLE_S)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.inner.send(self._out)  # most likely DISCONNECT
+        self.inner.close()
+
+
+class _Client(mqtt.Client):
+    """paho over a `_Link`; messages go to `on_batch(topic, payload, mid)`, without its detours."""
+
+    on_batch: Callable[[str, bytes, int], None]
+
+    def _create_socket(self) -> Any:
+        self.link = _Link(super()._create_socket())
+        return self.link
+
+    def _handle_publish(self) -> Any:
+        # MQTT 3.1.1 section 3.3; we subscribe with QoS 1, and stations publish with it.
+        packet = self._in_packet["packet"]
+        end = 2 + int.from_bytes(packet[:2])
+        qos = self._in_packet["command"] >> 1 & 3
+        if qos != 1 or len(packet) < end + 2:
+            return mqtt.MQTT_ERR_SUCCESS if qos == 0 else mqtt.MQTT_ERR_PROTOCOL
+        mid = int.from_bytes(packet[end : end + 2])
+        self.on_batch(packet[2:end].decode("utf-8", "replace"), bytes(packet[end + 2 :]), mid)
+        return mqtt.MQTT_ERR_SUCCESS
 
 
 class MqttSource(Source):
@@ -109,7 +184,7 @@ class MqttSource(Source):
         self.topics = topics
         self.refused: Any = None
         # Not a clean session: what comes while we are away waits at the broker.
-        self.client = mqtt.Client(
+        self.client = _Client(
             CallbackAPIVersion.VERSION2, client_id, clean_session=False, manual_ack=True
         )
         if parts.username:
@@ -119,14 +194,17 @@ class MqttSource(Source):
             self.client.tls_set(files.get("ca"), files.get("cert"), files.get("key"))
         self.client.max_inflight_messages_set(0)
         self.client.on_connect = self._on_connect
-        self.client.on_message = self._on_message
+        self.client.on_batch = self._on_batch
         self._session = 0
 
     def open(self) -> None:
         self.client.connect(self.host, self.port, keepalive=30)
 
     def poll(self, timeout_s: float) -> None:
+        self.client.link.flush()
         code = self.client.loop(timeout=timeout_s)
+        while not code and self.client.link.pending() and len(self.messages) < _GROUP:
+            code = self.client.loop_read()
         if self.refused is not None:
             raise ToolError(
                 f"{self.host}:{self.port} refused: {self.refused}",
@@ -148,14 +226,14 @@ class MqttSource(Source):
         if not reason.is_failure:
             client.subscribe([(topic, 1) for topic in self.topics])
 
-    def _on_message(self, client: Any, userdata: Any, message: mqtt.MQTTMessage) -> None:
-        session, mid, qos = self._session, message.mid, message.qos
+    def _on_batch(self, topic: str, payload: bytes, mid: int) -> None:
+        session, puback = self._session, _PUBACK + mid.to_bytes(2)
 
         def done() -> None:
             if session == self._session:
-                client.ack(mid, qos)
+                self.client.link.send(puback)
 
-        self.messages.append(Message(message.topic, bytes(message.payload), done))
+        self.messages.append(Message(topic, payload, done))
 
 
 def partitions(words: Iterable[str]) -> list[str]:

@@ -8,16 +8,14 @@ history is quarantined.
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 
 from chargekeep_tools import wire
+from chargekeep_tools.reconcile.database import Stale, insert
+from chargekeep_tools.reconcile.database import connect as connect
 from chargekeep_tools.reconcile.schema import (
     ACCEPTED,
     QUARANTINED,
@@ -28,12 +26,13 @@ from chargekeep_tools.reconcile.schema import (
 )
 from chargekeep_tools.reconcile.verify import Batch, Station, genesis, read_batch
 
-REVISION = "0002"  # the newest in migrations/versions
 _MOVE = (
     logs.update()
     .where(logs.c.id == sa.bindparam("key"), logs.c.head_seq == sa.bindparam("was"))
     .values(head_seq=sa.bindparam("seq"), head_link=sa.bindparam("link"))
 )
+_COLUMNS = ("log", "received", "first_seq", "last_seq", "state", "data")
+_ATTEMPTS = 3  # where other reconcilers write the same logs
 _WAITING_LIMIT = 1000  # batches of one log beyond a gap; the station sends what is left out again
 
 
@@ -50,45 +49,11 @@ class Log:
     waiting: int = 0  # batches beyond a gap
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of a batch: `accepted`, `duplicate`, `waiting` or `fork`."""
 
     kind: str
     log: Log
-
-
-def connect(url: str) -> sa.Engine:
-    """An engine for `url` with the schema up to date. SQLite commits reach the disk (FULL)."""
-    engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
-    if engine.dialect.name == "sqlite":
-
-        @event.listens_for(engine, "connect")
-        def durable(connection: Any, _: Any) -> None:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA busy_timeout = 10000")
-            connection.execute("PRAGMA foreign_keys = ON")
-
-    migrate(engine)
-    return engine
-
-
-def migrate(engine: sa.Engine, revision: str = REVISION) -> None:
-    """Bring the schema to `revision`. Costs a query where it is there already."""
-    if sa.inspect(engine).has_table("alembic_version"):
-        with engine.connect() as connection:
-            if connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == revision:
-                return
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
-
-
-class Stale(Exception):
-    """A log's cursor is not where we left it."""
 
 
 class Store:
@@ -105,7 +70,7 @@ class Store:
 
         Raises what the database raises; then nothing is stored and no cursor has moved.
         """
-        while True:
+        for attempt in range(_ATTEMPTS):
             try:
                 with self.engine.begin() as connection:
                     group = Group(self, connection, int(time.time()) if now is None else now)
@@ -113,12 +78,13 @@ class Store:
                     group.flush()
                 return outcomes
             except (Stale, IntegrityError):
-                if not self._logs:
+                self._logs.clear()  # another reconciler was here: look again
+                if attempt == _ATTEMPTS - 1:
                     raise
-                self._logs.clear()  # another reconciler was here: look again, once
             except BaseException:
                 self._logs.clear()  # what is in memory may be ahead of the database
                 raise
+        raise AssertionError
 
     def log(self, connection: sa.Connection, site: str, station: str, log_id: bytes) -> Log:
         """The log's row; a new one for a log that was never heard of."""
@@ -150,14 +116,13 @@ class Group:
         self.store = store
         self.connection = connection
         self.now = now
-        self._new: list[dict[str, Any]] = []
+        self._new: list[tuple] = []
         self._moved: dict[int, tuple[Log, int]] = {}  # and where its cursor was
 
     def flush(self) -> None:
         """Write what was put off."""
-        if self._new:
-            self.connection.execute(batches.insert(), self._new)
-            self._new = []
+        insert(self.connection, batches, _COLUMNS, self._new)
+        self._new = []
         if self._moved:
             heads = [
                 {"key": log.id, "was": was, "seq": log.head_seq, "link": log.head_link}
@@ -198,20 +163,10 @@ class Group:
         return "duplicate" if batch.last <= log.head_seq else "accepted"
 
     def _link_at(self, log: Log, seq: int, station: Station) -> bytes | None:
-        """The link of slot `seq` of the history; None for a slot that the station had lost."""
         if seq == log.head_seq:
             return log.head_link
         self.flush()
-        row = self.connection.execute(
-            sa.select(batches.c.data)
-            .where(batches.c.log == log.id, batches.c.last_seq >= seq, batches.c.state == ACCEPTED)
-            .order_by(batches.c.last_seq)
-            .limit(1)
-        ).one_or_none()
-        if row is None:
-            return None
-        batch = stored(row.data, station)
-        return batch.links[seq - batch.first] if batch.first <= seq else None
+        return link_at(self.connection, log, seq, station)
 
     def _accept(self, log: Log, batch: Batch) -> None:
         if batch.first > log.head_seq + 1:
@@ -230,7 +185,7 @@ class Group:
         for row in rows:
             batch = stored(row.data, station)
             kind = self._place(log, batch, station)
-            this = batches.c.id == row.id
+            this = sa.and_(batches.c.log == log.id, batches.c.id == row.id)
             if kind == "waiting":
                 break
             log.waiting -= 1
@@ -241,7 +196,7 @@ class Group:
                 self.connection.execute(batches.delete().where(this))
             else:
                 self.connection.execute(batches.update().where(this).values(state=QUARANTINED))
-                self._raise(log, "fork", batch.first, _span(batch))
+                self._raise(log, "fork", batch.first, span(batch))
 
     def _wait(self, log: Log, batch: Batch) -> None:
         self.flush()
@@ -261,20 +216,11 @@ class Group:
         )
         if self.connection.execute(sa.select(batches.c.id).where(*same)).first() is None:
             self._insert(log, batch, QUARANTINED)
-        self._raise(log, kind, batch.first, _span(batch))
+        self._raise(log, kind, batch.first, span(batch))
         return Outcome("fork", log)
 
     def _insert(self, log: Log, batch: Batch, state: int) -> None:
-        self._new.append(
-            {
-                "log": log.id,
-                "received": self.now,
-                "first_seq": batch.first,
-                "last_seq": batch.last,
-                "state": state,
-                "data": batch.data,
-            }
-        )
+        self._new.append((log.id, self.now, batch.first, batch.last, state, batch.data))
 
     def _raise(self, log: Log, kind: str, seq: int, detail: str) -> None:
         raise_exception(self.connection, log, kind, seq, detail, self.now)
@@ -285,7 +231,22 @@ def stored(data: bytes, station: Station) -> Batch:
     return read_batch(wire.peek_batch(data), data, station)
 
 
-def _span(batch: Batch) -> str:
+def link_at(connection: sa.Connection, log: Log, seq: int, station: Station) -> bytes | None:
+    """The link of slot `seq` of the history; None for a slot that the station had lost."""
+    row = connection.execute(
+        sa.select(batches.c.data)
+        .where(batches.c.log == log.id, batches.c.last_seq >= seq, batches.c.state == ACCEPTED)
+        .order_by(batches.c.last_seq)
+        .limit(1)
+    ).one_or_none()
+    if row is None:
+        return None
+    batch = stored(row.data, station)
+    return batch.links[seq - batch.first] if batch.first <= seq else None
+
+
+def span(batch: Batch) -> str:
+    """Which slots they are, for an operator."""
     return f"slots {batch.first} to {batch.last}, last link {batch.links[-1].hex()}"
 
 
@@ -297,12 +258,21 @@ def raise_exception(
     detail: str,
     now: int,
     tx: int | None = None,
+    again: bool = False,
 ) -> None:
-    """Put something on the operator's list, once."""
+    """Put something on the operator's list, once; with `again`, also if it was resolved."""
     values = {"station": log.station, "log": log.id, "kind": kind, "seq": seq, "detail": detail}
     same = [exceptions.c[name] == value for name, value in values.items()]
     if connection.execute(sa.select(exceptions.c.id).where(*same)).first() is None:
         connection.execute(exceptions.insert().values(**values, tx=tx, raised=now))
+    elif again:
+        connection.execute(exceptions.update().where(*same).values(resolved=None))
+
+
+def reason(error: Exception) -> str:
+    """An error in a line that the database can hold."""
+    text = str(getattr(error, "orig", None) or error).partition("\n")[0]
+    return f"{type(error).__name__}: {text}".replace("\0", "")[:200]
 
 
 def gaps(connection: sa.Connection) -> Iterable[dict[str, Any]]:

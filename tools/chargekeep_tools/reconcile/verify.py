@@ -8,7 +8,7 @@ import struct
 import time
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import cbor2
@@ -34,8 +34,7 @@ LEDGER_CORRUPT = 503
 LEDGER_TAMPERED = 510
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """`at`: seq of its first slot; `seq`: the same, or what it was before thinning moved it."""
 
     at: int
@@ -64,12 +63,7 @@ class Batch:
     follows: int
     link_before: bytes | None
     links: list[bytes]
-    runs: list[Any]
     data: bytes
-
-    @property
-    def records(self) -> list[Record]:
-        return _records(self.runs, self.first)
 
 
 class SealKeys(slots.Keys):
@@ -214,7 +208,6 @@ def read_batch(body: Any, data: bytes, station: Station) -> Batch:
         follows,
         None if before == _UNKNOWN_LINK else before,
         links,
-        runs,
         data,
     )
 
@@ -232,7 +225,7 @@ def _links(runs: Any, first: int, before: bytes, seal: SealKeys | None) -> list[
             raise WireError(OBJECT_FORM, "a first slot without a link")
         for slot in found:
             flags = slot[1]
-            if whole is not bool(flags & _FIRST):
+            if whole is not (flags & _FIRST > 0):
                 raise WireError(LEDGER_CORRUPT, "a record's middle without its beginning")
             whole = flags >= _LAST
         if seal is None or link == _UNKNOWN_LINK:
@@ -263,9 +256,10 @@ def _run(run: Any) -> tuple[int, list[bytes], bytes]:
     found = []
     at, size = 0, len(data)
     while at < size - 2:
-        end = at + 2 + (data[at + 1] & _LENGTH)
-        if not at + 2 < end <= at + 2 + _PAYLOAD:
+        length = data[at + 1] & _LENGTH
+        if not 0 < length <= _PAYLOAD:
             break
+        end = at + 2 + length
         found.append(data[at:end])
         at = end
     if at != size or not found or index + len(found) > slots.SLOTS:
@@ -280,13 +274,15 @@ def _chain(
     keys = seal.link_key(sector), seal.link_key(sector - 1)
     # What a power cut made the ledger repeat in a new sector keeps the links of the one before.
     for repeated in range(min(len(found), _REPEATED) + 1):
-        link = before
+        link, key = before, keys[repeated > 0]
         links = []
-        for i, slot in enumerate(found):
+        for at, slot in enumerate(found, seq):
+            if at == seq + repeated:
+                key = keys[0]
             if slot[0] & _JOINED:  # how a slot was programmed is not part of the chain
                 slot = bytes((slot[0] & ~_JOINED,)) + slot[1:]
-            low = (seq + i & 0xFFFF).to_bytes(2, "little")
-            link = sha256(keys[i < repeated] + link + low + slot + _PAD[len(slot)]).digest()[:8]
+            low = (at & 0xFFFF).to_bytes(2, "little")
+            link = sha256(key + link + low + slot + _PAD[len(slot)]).digest()[:8]
             links.append(link)
         if link == end:
             return links
@@ -306,6 +302,17 @@ def _records(runs: list[Any], seq: int) -> list[Record]:
                 found.append(_record(start, slot[0], b"".join(parts)))
             seq += 1
     return found
+
+
+def records_of(data: bytes) -> list[Record]:
+    """The records of a batch that `open_batch` accepted."""
+    body = cbor2.loads(data[wire.BATCH_AT :])
+    return _records(body[13], body[11])
+
+
+def head_message(log_id: bytes, seq: int, link: bytes) -> bytes:
+    """What a station signs in a head record (FORMATS.md section 4)."""
+    return b"chargekeep head 1" + log_id + struct.pack("<I", seq) + link
 
 
 def expand(body: dict[int, Any], station: Station) -> dict[int, Any]:

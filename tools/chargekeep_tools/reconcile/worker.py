@@ -9,15 +9,22 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from chargekeep_tools import wire
+from chargekeep_tools.reconcile import parking
+from chargekeep_tools.reconcile.database import passes
 from chargekeep_tools.reconcile.project import Projector
-from chargekeep_tools.reconcile.store import Log, Store
+from chargekeep_tools.reconcile.store import Log, Outcome, Store
 from chargekeep_tools.reconcile.verify import Batch, Station, Stations, open_batch
+
+_TWO_THREADS_FROM = 32  # messages
+
+Opened = tuple[Batch, Station]
 
 log_ = logging.getLogger(__name__)
 
@@ -66,34 +73,69 @@ class Reconciler:
         self.projector = projector or Projector(engine, stations)
         self.clock = clock
         self.figures = Figures()
+        self._pool = ThreadPoolExecutor(1, "verify")
         self._version = 0
+        self._kid = wire.kid(wire.public_bytes(key))
 
     def take(self, messages: list[Message]) -> None:
         """One commit for all `messages`, then the broker is told, then the stations.
 
-        Raises what the database raises; then nothing was acknowledged.
+        Raises what may pass by itself, as a lost database: then nothing was acknowledged. A batch
+        that the database will not take is parked, and stops nobody but its station.
         """
-        opened = [found for message in messages if (found := self._open(message)) is not None]
         heads: dict[int, Log] = {}
-        if opened:
-            outcomes = self.store.ingest(opened, int(self.clock()))
-            self.figures.commits += 1
-            for (batch, _), outcome in zip(opened, outcomes, strict=True):
-                self.figures.batches[outcome.kind] += 1
-                if outcome.kind == "accepted":
-                    self.figures.slots += batch.last - batch.first + 1
-                if outcome.log.head_seq:
-                    heads[outcome.log.id] = outcome.log
+        for batch, outcome in self._store(self._open_all(messages)):
+            self.figures.batches[outcome.kind] += 1
+            if outcome.kind == "accepted":
+                self.figures.slots += batch.last - batch.first + 1
+            if outcome.log.head_seq:
+                heads[outcome.log.id] = outcome.log
         for message in messages:
             message.done()
         for log in heads.values():
             self._acknowledge(log)
 
-    def project(self) -> None:
-        """Bring transactions and bills up to what is stored."""
-        self.figures.records += self.projector.run()
+    def project(self, seconds: float | None = None) -> None:
+        """Bring transactions and bills up to what is stored, for about `seconds` at most."""
+        for _, outcome in parking.take_up(self.store, self.stations, int(self.clock())):
+            self._acknowledge(outcome.log)
+        self.figures.records += self.projector.run(seconds)
 
-    def _open(self, message: Message) -> tuple[Batch, Station] | None:
+    def _store(self, opened: list[Opened]) -> list[tuple[Batch, Outcome]]:
+        """In one commit; if the data of a batch prevents that, in as many as it takes."""
+        if not opened:
+            return []
+        now = int(self.clock())
+        try:
+            outcomes = self.store.ingest(opened, now)
+        except Exception as error:
+            if passes(error):
+                raise
+            if len(opened) > 1:
+                half = len(opened) // 2
+                return self._store(opened[:half]) + self._store(opened[half:])
+            (batch, _) = opened[0]
+            log_.error("%s/%s: parked: %s", batch.site, batch.station, error)
+            parking.park(self.engine, batch, error, now)
+            self.figures.batches["parked"] += 1
+            return []
+        self.figures.commits += 1
+        return [(batch, outcome) for (batch, _), outcome in zip(opened, outcomes, strict=True)]
+
+    def _open_all(self, messages: list[Message]) -> list[Opened]:
+        """What verifies, in order for each station; libsodium lets two threads work at once."""
+        if len(messages) < _TWO_THREADS_FROM:
+            return self._open_some(messages)
+        halves: tuple[list[Message], list[Message]] = [], []
+        for message in messages:
+            halves[hash(message.topic) & 1].append(message)  # a station's keys are one thread's
+        other = self._pool.submit(self._open_some, halves[1])
+        return self._open_some(halves[0]) + other.result()
+
+    def _open_some(self, messages: list[Message]) -> list[Opened]:
+        return [found for message in messages if (found := self._open(message)) is not None]
+
+    def _open(self, message: Message) -> Opened | None:
         try:
             _, _, site, name, *_ = message.topic.split("/")
             station = self.stations.get(site, name)
@@ -126,6 +168,6 @@ class Reconciler:
             11: log.head_seq,
             12: log.head_link,
         }
-        data = wire.seal_sign1(wire.ACKNOWLEDGEMENT, self.key, payload)
+        data = wire.seal_sign1(wire.ACKNOWLEDGEMENT, self.key, payload, self._kid)
         self.publish(wire.topic(log.site, log.station, "down", "ack"), data)
         self.figures.acknowledgements += 1

@@ -1,0 +1,454 @@
+"""A log's records, applied in their order: transactions, bills, and what an operator is asked.
+
+What is known of a transaction is collected (thinning moves records), and it is billed at the
+record that completes it. A bill is never edited.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import cbor2
+import sqlalchemy as sa
+
+from chargekeep_tools import wire
+from chargekeep_tools.reconcile import bill, policy
+from chargekeep_tools.reconcile.database import insert
+from chargekeep_tools.reconcile.schema import (
+    adjustments,
+    bills,
+    exceptions,
+    records,
+    tariffs,
+    transactions,
+)
+from chargekeep_tools.reconcile.store import Log, link_at, raise_exception, stored
+from chargekeep_tools.reconcile.verify import (
+    Record,
+    Station,
+    Stations,
+    head_message,
+    records_of,
+)
+
+TX_STARTED, TX_UPDATED, TX_ENDED, CLOCK_SET, METER_SEGMENT, HEAD = 2, 3, 4, 7, 11, 12
+_INTERPRETED = frozenset((TX_STARTED, TX_UPDATED, TX_ENDED, CLOCK_SET, METER_SEGMENT, HEAD))
+_NEWEST_TYPE = 15
+_STAMP = 4  # elements of a payload before its body: time, quality, boot id, uptime
+_RECORD = ("log", "seq", "type", "time", "quality", "boot", "uptime", "payload")
+_CHANGE = transactions.update().where(
+    transactions.c.log == sa.bindparam("its_log"), transactions.c.tx == sa.bindparam("its_tx")
+)
+_ALL = 1 << 62  # above every id
+_PLAIN = frozenset((int, bytes, str, bool, type(None)))
+_WIDE = re.compile(rb"[\x1b\x3b\xc2\xc3]")  # where integers of 64 bits and more begin
+
+
+class Books(Protocol):
+    """What the operator knows that stations do not."""
+
+    def tariffs(self, site: str) -> list[bill.Tariff]:
+        """Every tariff that was signed for the site."""
+        ...
+
+    def issued(self, site: str, cti: bytes, kid: bytes | None, at: int | None) -> bool:
+        """Whether the entitlement `cti` was issued for the site, by the key `kid` before `at`."""
+        ...
+
+
+class NoBooks:
+    """Knows no tariff, and takes every token for issued."""
+
+    def tariffs(self, site: str) -> list[bill.Tariff]:
+        return []
+
+    def issued(self, site: str, cti: bytes, kid: bytes | None, at: int | None) -> bool:
+        return True
+
+
+@dataclass
+class Knows:
+    """What records are judged by."""
+
+    stations: Stations
+    books: Books
+    clock: Callable[[], float]
+
+
+class Rows:
+    """What a commit will write, in bulk."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self.connection = connection
+        self.records: list[tuple] = []
+        self.transactions: dict[tuple[int, int], dict[str, Any]] = {}
+        self.bills: dict[tuple[int, int], dict[str, Any]] = {}
+        self.tariffs: dict[tuple[str, int], dict[int, bill.Tariff]] = {}  # read, by version
+
+    def write(self) -> None:
+        insert(self.connection, records, _RECORD, self.records)
+        new, old = [], []
+        for _, row in sorted(self.transactions.items()):
+            (new if row.pop("is_new", False) else old).append(row)
+        if new:
+            self.connection.execute(transactions.insert(), new)
+        if old:
+            keyed = [row | {"its_log": row["log"], "its_tx": row["tx"]} for row in old]
+            self.connection.execute(_CHANGE, keyed)
+        if self.bills:
+            made = [row for _, row in sorted(self.bills.items())]
+            self.connection.execute(bills.insert(), made)
+        self.records, self.transactions, self.bills = [], {}, {}
+
+
+class Pass:
+    """The next batches of one log."""
+
+    def __init__(self, knows: Knows, rows: Rows, log: Log) -> None:
+        self.knows = knows
+        self.rows = rows
+        self.connection = rows.connection
+        self.log = log
+        self.done = log.head_seq
+        self._known: dict[int, dict[str, Any]] = {}  # transactions by id
+        self._from: int | None = None  # the id from which all are known
+        self._batch: tuple[bytes, int, int] = (b"", 0, -1)  # data, first and last slot
+        # Of this log: (seq, old register, new register) and seqs, read when first needed
+        self._segments: list[tuple[int, int, int]] | None = None
+        self._clock_sets: list[int] | None = None
+
+    def run(self, found: Iterable[tuple[bytes, int, int]]) -> int:
+        """Apply the records of batches `(data, first slot, last slot)`; how many were new."""
+        count = 0
+        for self._batch in found:
+            new = [r for r in records_of(self._batch[0]) if r.at > self.done]
+            self.done = self._batch[2]
+            known = self._stored([r.seq for r in new if r.moved])
+            for record in new:
+                if record.seq not in known:
+                    self._apply(record)
+                    count += 1
+        return count
+
+    def again(self, tx: int) -> bool:
+        """Bill a transaction that was blocked; False if it still is."""
+        row = self._row(tx)
+        if row["started_seq"] is None or row["ended_seq"] is None:
+            return False
+        return self._bill(row)
+
+    def _stored(self, moved: list[int]) -> set[int]:
+        # What thinning took over has its old seq; usually it was here long ago.
+        if not moved:
+            return set()
+        query = sa.select(records.c.seq).where(
+            records.c.log == self.log.id, records.c.seq.in_(moved)
+        )
+        here = {row[1] for row in self.rows.records if row[0] == self.log.id}
+        return here | {seq for (seq,) in self.connection.execute(query)}
+
+    def _apply(self, record: Record) -> None:
+        when, quality, boot, uptime = None, 0, 0, 0
+        try:
+            payload = _payload(record.payload)
+            when, quality, boot, uptime = stamp = payload[:_STAMP]
+            if not (
+                type(quality) is type(boot) is type(uptime) is int
+                and (when is None or type(when) is int)
+            ):
+                when, quality, boot, uptime = None, 0, 0, 0
+                raise ValueError("no time stamp")
+            if record.type in _INTERPRETED or record.type > _NEWEST_TYPE:
+                self._interpret(record, stamp, payload[_STAMP:])
+        except (wire.WireError, ValueError, TypeError, IndexError, KeyError) as error:
+            self._raise("unreadable", record.at, str(error))
+        kind, data = record.type, record.payload
+        self.rows.records.append(
+            (self.log.id, record.seq, kind, when, quality, boot, uptime, data)
+        )
+
+    def _interpret(self, record: Record, stamp: list[Any], body: list[Any]) -> None:
+        kind, seq = record.type, record.seq
+        if kind in (TX_STARTED, TX_UPDATED, TX_ENDED):
+            self._transaction(record, stamp, body)
+        elif kind == METER_SEGMENT:
+            self._read_segments().append((seq, int(body[0]), int(body[1])))
+        elif kind == CLOCK_SET:
+            self._read_clock_sets().append(seq)
+        elif kind == HEAD:
+            self._head(record, *body[:3])
+        elif kind > _NEWEST_TYPE:
+            self._raise("unknown_record", record.at, f"type {kind}")
+
+    def _head(self, record: Record, seq: int, link: bytes, signature: bytes) -> None:
+        """A head must be signed by the station, and be the chain's."""
+        station = self.knows.stations.get(self.log.site, self.log.station)
+        message = head_message(self.log.log_id, seq, link)
+        keys = station.keys.values() if station else ()
+        if not any(wire.verify(key, message, signature) for key in keys):
+            self._raise("bad_head", record.at, f"slot {seq}: the signature is not the station's")
+        elif seq >= record.at or self._link_at(seq, station) not in (link, None):
+            self._raise("bad_head", record.at, f"slot {seq}: signed for link {link.hex()}")
+
+    def _link_at(self, seq: int, station: Station) -> bytes | None:
+        data, first, last = self._batch
+        if not first <= seq + 1 <= last + 1:
+            return link_at(self.connection, self.log, seq, station)
+        batch = stored(data, station)
+        return batch.links[seq - first] if seq >= first else batch.link_before
+
+    # Transactions
+
+    def _transaction(self, record: Record, stamp: list[Any], body: list[Any]) -> None:
+        when, _, boot, uptime = stamp
+        row = self._row(int(body[0]))
+        if record.type == TX_STARTED:
+            _, evse, connector, id_token, cti, kid, register, tariff, version = body[:9]
+            row.update(
+                evse=evse,
+                connector=connector,
+                id_token=id_token,
+                cti=cti,
+                kid=kid,
+                tariff=tariff,
+                tariff_version=version,
+                max_wh=body[9],
+                max_s=body[10],
+                started_seq=record.seq,
+                started_time=when,
+                started_boot=boot,
+                started_uptime=uptime,
+                register_start=register,
+            )
+            self._left_open(record, row)
+        elif record.type == TX_UPDATED:
+            _, seq_no, _, register, _ = body[:5]
+            if row["ended_seq"] is None and seq_no >= row["seq_no"]:
+                row.update(seq_no=seq_no, register_last=register)
+        else:
+            _, seq_no, _, reason, register = body[:5]
+            if row["ended_seq"] is not None and record.seq < row["ended_seq"]:
+                return  # an older end that comes late says nothing new
+            row.update(
+                seq_no=seq_no,
+                stopped_reason=reason,
+                register_last=register,
+                ended_seq=record.seq,
+                ended_time=when,
+                ended_boot=boot,
+                ended_uptime=uptime,
+            )
+        self._keep(row)
+        if row["started_seq"] is not None and row["ended_seq"] is not None:
+            self._bill(row, record)
+
+    def _keep(self, row: dict[str, Any]) -> None:
+        self.rows.transactions[self.log.id, row["tx"]] = row
+
+    def _row(self, tx: int) -> dict[str, Any]:
+        if tx not in self._known and (self._from is None or tx < self._from):
+            # Ids rise: what comes after the first one that is asked for is read with it.
+            first = max(tx - 1, 0) if self._from is None else tx
+            query = sa.select(transactions).where(
+                transactions.c.log == self.log.id,
+                transactions.c.tx >= first,
+                transactions.c.tx <= (_ALL if self._from is None else tx),
+            )
+            for found in self.connection.execute(query).mappings():
+                self._known[found["tx"]] = dict(found)
+            self._from = first if self._from is None else self._from
+        row = self._known.get(tx)
+        if row is None:
+            row = dict.fromkeys(transactions.columns.keys())
+            row.update(log=self.log.id, tx=tx, seq_no=0, flags="", is_new=True)
+            self._known[tx] = row
+        return row
+
+    def _left_open(self, record: Record, row: dict[str, Any]) -> None:
+        before = self._row(row["tx"] - 1) if row["tx"] > 1 else None
+        if (
+            before is not None
+            and before["started_seq"] is not None
+            and before["ended_seq"] is None
+            and before["evse"] == row["evse"]
+        ):
+            self._raise(
+                "unterminated", before["started_seq"], f"transaction {before['tx']}", before
+            )
+
+    # Bills
+
+    def _bill(self, row: dict[str, Any], record: Record | None = None) -> bool:
+        key = self.log.id, row["tx"]
+        made: Any = self.rows.bills.get(key)
+        if made is None and not row.get("is_new"):
+            here = (bills.c.log == key[0], bills.c.tx == key[1])
+            made = self.connection.execute(sa.select(bills).where(*here)).mappings().one_or_none()
+        priced = self._price(row, made is not None)
+        if priced is None:
+            return False
+        if made is None:
+            self.rows.bills[key] = priced
+            row["flags"] = priced["flags"]
+            self._keep(row)
+        elif record is not None:
+            self._adjust(row, made, priced, record)
+        return made is None
+
+    def _price(self, row: dict[str, Any], billed: bool) -> dict[str, Any] | None:
+        """The values of a bill; None where a rule blocks it."""
+        tx, seq = row["tx"], row["ended_seq"]
+        start, end = row["register_start"], row["register_last"]
+        if start is None or end is None:
+            return self._raise("no_register", seq, f"transaction {tx}", row)
+        tariff, newer = self._tariff(row)
+        if tariff is None:
+            named = f"tariff {row['tariff']} version {row['tariff_version']}"
+            return self._raise("unknown_tariff", seq, named, row)
+        inside = [s for s in self._read_segments() if row["started_seq"] < s[0] < seq]
+        energy_wh = end - start + sum(old - new for _, old, new in inside)
+        if energy_wh < 0:
+            return self._raise("register_decreased", seq, f"{energy_wh} Wh", row)
+        segment = sum(s[0] < row["started_seq"] for s in self._read_segments())
+        if not billed:
+            other = self._overlapping(row, segment, end if not inside else inside[0][1])
+            if other is not None:
+                detail = f"transaction {other} has Wh of transaction {tx}"
+                return self._raise("double_energy", seq, detail, row)
+            if not self._issued(row):
+                return None
+        clock_sets = sum(row["started_seq"] < s < seq for s in self._read_clock_sets())
+        flags = policy.flags(row, energy_wh, clock_sets, len(inside), newer)
+        for flag in flags:
+            if policy.BY_FLAG[flag].raises:
+                self._raise(flag, seq, f"transaction {tx}", row)
+        amounts = bill.price(tariff, energy_wh, policy.duration(row) or 0)
+        return {
+            "log": self.log.id,
+            "tx": tx,
+            "evse": row["evse"],
+            "segment": segment,
+            "register_from": start,
+            "register_to": end,
+            "energy_wh": energy_wh,
+            "seconds": policy.duration(row) or 0,
+            "currency": tariff.currency,
+            "energy_amount": amounts.energy,
+            "time_amount": amounts.time,
+            "start_amount": amounts.start,
+            "total": amounts.total,
+            "flags": ",".join(sorted(flags)),
+        }
+
+    def _adjust(
+        self, row: dict[str, Any], made: Any, priced: dict[str, Any], record: Record
+    ) -> None:
+        here = (adjustments.c.log == self.log.id, adjustments.c.tx == row["tx"])
+        total = sa.func.coalesce(sa.func.sum(adjustments.c.total), 0)
+        energy = sa.func.coalesce(sa.func.sum(adjustments.c.energy_wh), 0)
+        so_far = self.connection.execute(sa.select(energy, total).where(*here)).one()
+        energy_wh = priced["energy_wh"] - made["energy_wh"] - int(so_far[0])
+        amount = priced["total"] - made["total"] - int(so_far[1])
+        if energy_wh or amount:
+            self.connection.execute(
+                adjustments.insert().values(
+                    log=self.log.id,
+                    tx=row["tx"],
+                    seq=record.at,
+                    energy_wh=energy_wh,
+                    total=amount,
+                )
+            )
+            self._raise("late", record.at, f"transaction {row['tx']}: {energy_wh} Wh", row)
+
+    def _overlapping(self, row: dict[str, Any], segment: int, end: int) -> int | None:
+        """A billed transaction of the same meter segment that has some of the Wh."""
+        for (log, tx), made in self.rows.bills.items():
+            if (log, made["evse"], made["segment"]) == (self.log.id, row["evse"], segment):
+                low, high = made["register_from"], made["register_to"]
+                if low < high and low < end and high > row["register_start"]:
+                    return tx
+        query = sa.select(bills.c.tx).where(
+            bills.c.log == self.log.id,
+            bills.c.evse == row["evse"],
+            bills.c.segment == segment,
+            bills.c.register_from < bills.c.register_to,
+            bills.c.register_from < end,
+            bills.c.register_to > row["register_start"],
+        )
+        return self.connection.execute(query.order_by(bills.c.tx).limit(1)).scalar()
+
+    def _issued(self, row: dict[str, Any]) -> bool:
+        token = row["cti"], row["kid"], row["started_time"]
+        if row["cti"] is None or self.knows.books.issued(self.log.site, *token):
+            return True
+        detail = f"entitlement {row['cti'].hex()}"
+        self._raise("unknown_token", row["ended_seq"], detail, row)
+        same = (
+            exceptions.c.log == self.log.id,
+            exceptions.c.kind == "unknown_token",
+            exceptions.c.tx == row["tx"],
+        )
+        query = sa.select(exceptions.c.resolved).where(*same)
+        return self.connection.execute(query).scalar() is not None
+
+    def _tariff(self, row: dict[str, Any]) -> tuple[bill.Tariff | None, bool]:
+        """The tariff that was frozen at the start, and whether a newer one was in force then."""
+        known = self.rows.tariffs.get((self.log.site, row["tariff"]))
+        if known is None:
+            known = self._read_tariffs(row["tariff"])
+            self.rows.tariffs[self.log.site, row["tariff"]] = known
+        version, started = row["tariff_version"], row["started_time"]
+        newer = started is not None and any(
+            t.version > version and t.issued <= started for t in known.values()
+        )
+        return known.get(version), newer
+
+    def _read_tariffs(self, tariff: int) -> dict[int, bill.Tariff]:
+        same = (tariffs.c.site == self.log.site, tariffs.c.tariff == tariff)
+        query = sa.select(tariffs).where(*same)
+        known = {t["version"]: bill.Tariff(**t) for t in self.connection.execute(query).mappings()}
+        for one in self.knows.books.tariffs(self.log.site):
+            # Kept: a bill must not depend on files that may go.
+            if one.tariff == tariff and one.version not in known:
+                known[one.version] = one
+                self.connection.execute(tariffs.insert().values(vars(one)))
+        return known
+
+    def _read_segments(self) -> list[tuple[int, int, int]]:
+        if self._segments is None:
+            query = sa.select(records.c.seq, records.c.payload).where(
+                records.c.log == self.log.id, records.c.type == METER_SEGMENT
+            )
+            self._segments = [
+                (seq, *wire.loads(payload)[_STAMP : _STAMP + 2])
+                for seq, payload in self.connection.execute(query.order_by(records.c.seq))
+            ]
+        return self._segments
+
+    def _read_clock_sets(self) -> list[int]:
+        if self._clock_sets is None:
+            query = sa.select(records.c.seq).where(
+                records.c.log == self.log.id, records.c.type == CLOCK_SET
+            )
+            self._clock_sets = [seq for (seq,) in self.connection.execute(query)]
+        return self._clock_sets
+
+    def _raise(self, kind: str, seq: int, detail: str, row: dict[str, Any] | None = None) -> None:
+        now = int(self.knows.clock())
+        tx = None if row is None else row["tx"]
+        raise_exception(self.connection, self.log, kind, seq, detail, now, tx)
+
+
+def _payload(data: bytes) -> list[Any]:
+    """`wire.loads` of a record, which is a flat list: several times as fast."""
+    if _WIDE.search(data) is None:
+        try:
+            value = cbor2.loads(data)
+            if type(value) is list and _PLAIN.issuperset(map(type, value)):
+                if cbor2.dumps(value) == data:
+                    return value
+        except (cbor2.CBORDecodeError, ValueError):
+            pass
+    return wire.loads(data)
