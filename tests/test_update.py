@@ -11,19 +11,18 @@ import random
 import shutil
 import threading
 import time
-from functools import cache
 
 import pytest
+import update_site
+from update_site import CRASHES, ROOT, make_home
 
 from chargekeep_tools import bundle as bundles
 from chargekeep_tools import keys, provision, trust, update, wire
 from chargekeep_tools.codes import Exit, ToolError
 from chargekeep_tools.device import opened
 from chargekeep_tools.home import Home
-from chargekeep_tools.programs import firmware_root
 from chargekeep_tools.sim.board import SimBoard
 
-ROOT = firmware_root()
 WORKS = b"""
 import json, os
 from chargekeep.board import open_board
@@ -45,31 +44,15 @@ def main():
         json.dump(state, f)
     os.rename('state.new', 'state')
 """
-CRASHES = b"def main():\n    raise ValueError('broken firmware')\n"
-
-
-@cache
-def compiled():
-    files, abi = bundles.compile_files("UNIX", ROOT)
-    files.pop("chargekeep/app.mpy", None)  # replaced by WORKS or CRASHES
-    return files, abi
 
 
 @pytest.fixture
 def home(tmp_path):
-    home = Home(tmp_path / "home")
-    keys.create(home, "root", "root", encrypted=False)
-    keys.create(home, "op", "issuer", encrypted=False)
-    trust.build(home, "hall")
-    return home
+    return make_home(tmp_path / "home")
 
 
 def make(home, version, app=None, **changes):
-    files, abi = compiled()
-    files = files | {"chargekeep/app.py": WORKS % version if app is None else app}
-    how = {"version": version, "text": f"0.0.{version}", "abi": abi, "board": "UNIX"} | changes
-    files = files | how.pop("more", {})
-    return bundles.sign(home, how.pop("site", "hall"), how.pop("board"), files, **how)
+    return update_site.make(home, version, WORKS % version if app is None else app, **changes)
 
 
 @pytest.fixture

@@ -203,7 +203,7 @@ class App:
         download = self.download
         if levels:
             if download:
-                download.take(*levels, data)
+                download.take(levels, data)
         elif data not in (slots.installed(), slots.failed(), download and download.data):
             if download:
                 self._loading.cancel()

@@ -19,6 +19,7 @@ _PAUSE_MS = const(1500)  # after so long a write does not wait for the meter
 _LOOK_MS = const(20)
 _IDLE_MS = const(1000)
 
+_TOPIC = const("firmware/")
 _LOADING = const("loading")
 _NEW = "files.new"  # the list, as it comes
 
@@ -34,7 +35,7 @@ class Download:
         self.data = data
         self._version = 0
         self._prefix = ""
-        self._levels = None  # topic levels of the chunk that is awaited
+        self._levels = None  # last two of the topic of the chunk that is awaited
         self._chunk = b""
         self._number = -1  # of the chunk that is here
         self._event = asyncio.Event()
@@ -68,10 +69,10 @@ class Download:
             self._tell("refused", "error", code)
             app.health.count(code, detail)
 
-    def take(self, *levels):
-        """A chunk: its topic's levels, and its bytes."""
-        if "/".join(levels[:-1]) == self._levels:
-            self._chunk = levels[-1]
+    def take(self, levels, data):
+        """A chunk: the last levels of its topic, and its bytes."""
+        if "/".join(levels) == self._levels:
+            self._chunk = data
             self._event.set()
 
     async def _load(self):
@@ -145,9 +146,9 @@ class Download:
         # Waits as long as it takes: a broker that is back sends what is subscribed to.
         self._number = -1
         self._event.clear()
-        self._levels = "firmware/%s/%d" % (self._prefix, number)
+        self._levels = "%s/%d" % (self._prefix, number)
         try:
-            await self._app.inbox.follow(self._levels)
+            await self._app.inbox.follow(_TOPIC + self._levels)
         except ChargekeepError:
             pass  # no connection; the next one subscribes
         await self._event.wait()
@@ -158,7 +159,7 @@ class Download:
         levels, self._levels = self._levels, None
         if levels:
             try:
-                await self._app.inbox.unfollow(levels)
+                await self._app.inbox.unfollow(_TOPIC + levels)
             except ChargekeepError:
                 pass
 

@@ -1,0 +1,146 @@
+"""Updates over MQTT: the charger on a simulated board, mosquitto, and the operator's tools."""
+
+import json
+import threading
+import time
+
+import pytest
+from update_site import CRASHES, ROOT, make, make_home
+
+from chargekeep_tools import policy, provision, rollout, update
+from chargekeep_tools.broker import OPERATOR, Broker
+from chargekeep_tools.codes import Exit
+from chargekeep_tools.issue import issue
+from chargekeep_tools.sim.board import SimBoard
+from chargekeep_tools.sim.meter import SimMeter
+from chargekeep_tools.sim.station import Line
+
+# The charger, but its meter is asked 20 times a second: writes to flash wait for its readings
+QUICK = b"""
+from chargekeep.metering import meter
+meter.ModbusMeter.cycle_ms = 50
+from chargekeep.real import main
+VERSION = %d
+"""
+
+
+class Bay:
+    """A station on a simulated board that runs version 1, and its broker."""
+
+    def __init__(self, folder):
+        self.home = make_home(folder / "home")
+        policy.tariff(self.home, "hall", 1, "EUR", 3500)
+        self.broker = Broker(folder / "broker", accounts={OPERATOR: "o"})
+        self.reader = Line()
+        self.meter = SimMeter(link=folder / "meter.pty", wh=1234567)
+        self.board = SimBoard(folder / "cutting-board")
+        self.version = 1
+
+    def __enter__(self):
+        self.meter.__enter__()
+        self.broker.start()
+        self.board.__enter__()
+        wiring = json.loads((ROOT / "boards" / "UNIX" / "config.json").read_text())
+        wiring["reader"]["path"] = self.reader.path
+        wiring["meter"]["path"] = str(self.meter.path)
+        provision.provision(
+            self.home,
+            self.board.port,
+            "hall",
+            "bay-1",
+            bundle=self.bundle(),
+            wiring=json.dumps(wiring).encode(),
+            network=provision.network_map(broker=("127.0.0.1", self.broker.port)),
+            restart=True,
+        )
+        self.broker.stations = self.home.stations()
+        self.broker.reload()
+        return self
+
+    def __exit__(self, *_):
+        self.board.__exit__(None, None, None)
+        self.broker.stop()
+        self.meter.__exit__(None, None, None)
+        self.reader.close()
+
+    def bundle(self, app=QUICK, **changes):
+        version = changes.pop("version", self.version)
+        return make(self.home, version, app.replace(b"%d", b"%d" % version), **changes)
+
+    def next_bundle(self, *how, **changes):
+        self.version += 1
+        return self.bundle(*how, **changes)
+
+    def roll_out(self, bundle, seconds=60, progress=lambda station, update: None):
+        url = self.broker.url(OPERATOR)
+        states = rollout.roll_out(self.home, url, bundle, ["bay-1"], seconds, progress)
+        return states["bay-1"]
+
+    def slot(self):
+        return (self.board.folder / "slot").read_text()
+
+    def present(self, text):
+        self.reader.drain()
+        self.reader.write(text.encode() + b"\r\n")
+        return self.reader.read_line(10)
+
+
+@pytest.fixture(scope="module")
+def bay(tmp_path_factory):
+    with Bay(tmp_path_factory.mktemp("rollout")) as bay:
+        yield bay
+
+
+def test_a_charger_loads_while_it_charges_and_starts_it_when_nobody_does(bay):
+    identity = (bay.board.folder / "fs" / "identity").read_bytes()
+    bundle = bay.next_bundle()
+    until = int(time.time()) + 3600
+    token = issue(bay.home, "hall", "ALICE", exp=until, uses=2)["text"]
+    seen = []
+
+    def progress(station, state):
+        if state["state"] == "staged" and "staged" not in seen:
+            # Proven, but somebody charges: it waits
+            threading.Timer(1.5, lambda: seen.append((bay.slot(), bay.present(token)))).start()
+        seen.append(state["state"])
+
+    deadline = time.monotonic() + 30
+    while not (bay.present(token) or "").startswith("ACCEPTED"):
+        assert time.monotonic() < deadline
+    state = bay.roll_out(bundle, 90, progress)
+    assert state["state"] == "running" and state["version"] == bay.version, (state, seen)
+    slot, answer = next(item for item in seen if isinstance(item, tuple))
+    assert slot == "a" and answer.startswith("STOPPED"), seen
+    assert "loading" in seen and bay.slot() == "b"
+    assert (bay.board.folder / "fs" / "identity").read_bytes() == identity
+    assert rollout.exit_code(state, update.EXITS) == Exit.OK
+    # Once more is nothing to do
+    assert bay.roll_out(bundle, 20)["state"] == "running"
+
+
+def test_what_is_not_for_the_station_is_refused(bay, tmp_path):
+    def code(bundle):
+        state = bay.roll_out(bundle, 20)
+        assert state["state"] == "refused", state
+        assert bay.slot() == "b"
+        return rollout.exit_code(state, update.EXITS)
+
+    after = bay.version + 1
+    assert code(bay.bundle(version=after, board="RPI_PICO")) == Exit.WRONG_BOARD
+    assert code(bay.bundle(version=after, station="bay-9")) == Exit.WRONG_BOARD
+    assert code(bay.bundle(version=after, abi=5)) == Exit.WRONG_ABI
+    assert code(bay.bundle(version=1, text="old")) == Exit.REFUSED
+    assert code(bay.bundle(text="another")) == Exit.REFUSED
+
+
+def test_a_version_that_crashes_is_rolled_back_and_reported(bay):
+    before = bay.slot()
+    bundle = bay.next_bundle(CRASHES)
+    state = bay.roll_out(bundle, 120)
+    assert state["state"] == "rolled_back" and state["version"] == bay.version, state
+    assert bay.slot() == before
+    assert rollout.exit_code(state, update.EXITS) == Exit.ROLLED_BACK
+    # It is not tried again, whoever asks for it
+    starts = bay.board.starts
+    assert bay.roll_out(bundle, 20)["state"] == "rolled_back"
+    assert bay.board.starts == starts
