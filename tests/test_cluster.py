@@ -3,14 +3,21 @@
 import os
 import time
 
+import paho.mqtt.client as mqtt
 import pytest
 import sqlalchemy as sa
+from charger import SITE, make_home
+from paho.mqtt.enums import CallbackAPIVersion
 from postgres import Postgres
 from rabbitmq import Cluster
 from test_fleet import World
 
+from chargekeep_tools import publish
 from chargekeep_tools.broker import OPERATOR, RECONCILER
+from chargekeep_tools.codes import ToolError
+from chargekeep_tools.rabbitmq import definitions
 from chargekeep_tools.reconcile.schema import logs
+from chargekeep_tools.sim.replica import Replica
 
 # Two share the stations, the third stands by for both.
 PARTS = (("--partition", "0/2"), ("--partition", "1/2"), ())
@@ -18,14 +25,21 @@ ROUNDS = int(os.environ.get("CHARGEKEEP_ROUNDS", "3"))
 
 
 class ClusterWorld(World):
-    """A `World` whose broker is a cluster, with chargers that are online for seconds."""
+    """A `World` whose broker is a cluster that runs, and whose chargers are online for seconds."""
 
-    def __init__(self, folder, chargers, database):
+    def __init__(self, folder, chargers, cluster, database):
+        self.broker = cluster
         super().__init__(folder, chargers, 0.5, database, PARTS, period_s=10)
 
     def make_broker(self, records):
-        self.broker = Cluster(records, {RECONCILER: "r", OPERATOR: "o"})
-        return self.broker.url, self.broker.addresses
+        self.broker.admit(records)
+        return self.broker.url(RECONCILER), self.broker.addresses
+
+    def start_broker(self):
+        pass
+
+    def stop_broker(self):
+        pass
 
     def live(self, seconds):
         """Chargers at work for so long; returns how many slots came into the database."""
@@ -51,10 +65,20 @@ def postgres():
     server.close()
 
 
+@pytest.fixture(scope="module")
+def cluster():
+    nodes = Cluster()
+    try:
+        nodes.start()
+        yield nodes
+    finally:
+        nodes.stop()
+
+
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
-def test_each_part_dies_in_turn(tmp_path, postgres):
-    with ClusterWorld(tmp_path, 20, postgres.url) as world:
+def test_each_part_dies_in_turn(tmp_path, cluster, postgres):
+    with ClusterWorld(tmp_path, 20, cluster, postgres.url) as world:
         assert world.live(20) > 0, world.log.read_text()[-2000:]
         for i in range(ROUNDS):
             world.kill_reconciler(i % 2)
@@ -76,3 +100,64 @@ def test_each_part_dies_in_turn(tmp_path, postgres):
         cuts = sum(charger.cuts for charger in world.fleet.chargers)
         print(f"{ROUNDS} rounds, {cuts} cuts, {world.stored()} slots, {found} bills")
         assert found > 20
+
+
+class Client:
+    """A station's connection, of which a test sees everything."""
+
+    def __init__(self, replica, address):
+        self.got, self.granted, self.lost = {}, [], False
+        self.client = mqtt.Client(CallbackAPIVersion.VERSION2, replica.name)
+        self.client.username_pw_set(replica.name, replica.password)
+        self.client.on_message = lambda c, u, m: self.got.update({m.topic: m.payload})
+        self.client.on_subscribe = lambda c, u, mid, codes, p: self.granted.extend(codes)
+        self.client.on_disconnect = lambda *_: setattr(self, "lost", True)
+        self.client.connect(*address)
+
+    def until(self, condition, seconds=20):
+        give_up = time.monotonic() + seconds
+        while not condition() and time.monotonic() < give_up:
+            self.client.loop(0.1)
+        return condition()
+
+    def subscribe(self, topic):
+        before = len(self.granted)
+        self.client.subscribe(topic, 1)
+        self.until(lambda: len(self.granted) > before or self.lost)
+
+
+@pytest.mark.nightly
+def test_what_a_station_gets_and_may(tmp_path, cluster):
+    home = make_home(tmp_path)
+    one, two = Replica(SITE, "bay-1"), Replica(SITE, "bay-2")
+    for replica in (one, two):
+        home.save_station(replica.record())
+    cluster.admit(home.stations())
+    down, page = f"chargekeep/1/{SITE}/bay-1/down", f"chargekeep/1/{SITE}/all/down/allowlist/9/0"
+    with publish.connected(cluster.mqtt_url(OPERATOR)) as operator:
+        publish.Follower(home).serve(operator)
+        publish.send(cluster.mqtt_url(OPERATOR, node=1), [(page, b"page", True)])
+        station = Client(one, cluster.addresses[1])
+        station.subscribe(f"{down}/+")
+        station.subscribe(page)
+        station.client.publish(f"chargekeep/1/{SITE}/bay-1/up/connection", b"online", 1, True)
+        # Its tariff, from whoever follows; an allowlist's page, retained at this node.
+        assert station.until(lambda: {f"{down}/tariff", page} <= set(station.got)), station.got
+        other = Client(two, cluster.addresses[2])
+        other.subscribe(f"{down}/+")
+        other.subscribe(f"chargekeep/1/{SITE}/+/up/#")
+        assert other.lost or all(code.is_failure for code in other.granted)
+        other = Client(two, cluster.addresses[2])
+        other.client.publish(one.log_topic, b"forged", 1)
+        assert other.until(lambda: other.lost)
+
+
+def test_definitions_name_each_station_s_own_topics():
+    record = Replica(SITE, "bay-1").record()
+    found = definitions([record], {RECONCILER: "r", OPERATOR: "o"})
+    assert [user["name"] for user in found["users"]] == [RECONCILER, OPERATOR, "bay-1"]
+    rule = found["topic_permissions"][2]
+    assert rule["write"] == rf"^chargekeep\.1\.{SITE}\.bay\-1\.up\."
+    assert rule["read"] == rf"^chargekeep\.1\.{SITE}\.(bay\-1|all)\.down\."
+    with pytest.raises(ToolError, match="dot"):
+        definitions([Replica(SITE, "bay.1").record()], {})

@@ -45,8 +45,14 @@ class World:
         self.broker = Broker(self.folder / "broker", records, {RECONCILER: "r"})
         return self.broker.url(RECONCILER), [(self.broker.host, self.broker.port)]
 
-    def __enter__(self):
+    def start_broker(self):
         self.broker.start()
+
+    def stop_broker(self):
+        self.broker.stop()
+
+    def __enter__(self):
+        self.start_broker()
         for i in range(len(self.parts)):
             self.start_reconciler(i)
         return self
@@ -55,7 +61,7 @@ class World:
         self.fleet.close()
         for i in self.reconcilers:
             self.kill_reconciler(i, signal.SIGTERM)
-        self.broker.stop()
+        self.stop_broker()
         self.engine.dispose()
 
     @property

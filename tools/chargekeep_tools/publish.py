@@ -4,8 +4,10 @@ Retained objects are sent whole each time; topics of lists that are no longer in
 """
 
 import contextlib
+import signal
+import time
 from collections.abc import Iterable, Iterator
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import paho.mqtt.client as mqtt
@@ -30,6 +32,7 @@ BrokerOption = Annotated[
 RETAINED = ("trust", "config", "tariff", "revocation", "allowlist")
 ALL = "all"
 _TIMEOUT_S = 15
+_LOOK_AGAIN_S = 5.0
 
 Message = tuple[str, bytes, bool]
 """Topic, payload, retained."""
@@ -102,13 +105,13 @@ def send_object(url: str, signed: objects.SignedObject) -> None:
     send(url, [(wire.topic(signed.site, signed.station or ALL, "down", name), signed.data, False)])
 
 
-def retained(home: Home, site: str) -> list[Message]:
-    """Every retained message of a site, in the order to send them."""
+def retained(home: Home, site: str, pages: bool = True) -> list[Message]:
+    """Every retained message of a site, in the order to send them; an allowlist with its pages."""
     messages: list[Message] = []
     for name in RETAINED:
         for station, (version, data) in home.current(site, name).items():
             to = station or ALL
-            if name == "allowlist":
+            if name == "allowlist" and pages:
                 for n, chunk in enumerate(allowlist.chunks(home, site, version)):
                     topic = wire.topic(site, to, "down", name, str(version), str(n))
                     messages.append((topic, chunk, True))
@@ -131,6 +134,46 @@ def publish(home: Home, site: str, url: str) -> dict[str, int]:
     return {"published": len(messages), "cleared": len(gone)}
 
 
+class Follower:
+    """Answers a station that comes online with what is retained for it, pages aside.
+
+    For brokers that send nothing retained to a subscription with a wildcard (RabbitMQ).
+    """
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.answered = 0
+        self._known: dict[str, tuple[float, list[tuple[str, bytes]]]] = {}
+
+    def serve(self, client: mqtt.Client) -> None:
+        """Follow on `client`, now and after each time it connects again."""
+
+        def subscribe(*_):
+            client.subscribe("chargekeep/1/+/+/up/connection", 1)
+
+        client.on_message = self._on_message
+        client.on_connect = subscribe
+        subscribe()
+
+    def _on_message(self, client: mqtt.Client, userdata: Any, message: mqtt.MQTTMessage) -> None:
+        _, _, site, station, *_ = message.topic.split("/")
+        if message.payload != b"online":
+            return
+        with contextlib.suppress(ToolError):  # not a site of ours
+            for topic, data in self._objects(site):
+                _, _, _, to, *rest = topic.split("/")
+                if to in (station, ALL):
+                    client.publish(wire.topic(site, station, *rest), data, 1)
+        self.answered += 1
+
+    def _objects(self, site: str) -> list[tuple[str, bytes]]:
+        at, found = self._known.get(site, (0.0, []))
+        if time.monotonic() - at > _LOOK_AGAIN_S:
+            found = [(topic, data) for topic, data, _ in retained(self.home, site, pages=False)]
+            self._known[site] = time.monotonic(), found
+        return found
+
+
 app = new_app("Send a site's signed objects to the MQTT broker.")
 
 
@@ -138,13 +181,24 @@ app = new_app("Send a site's signed objects to the MQTT broker.")
 def publish_command(
     broker: BrokerOption = None,
     site: SiteOption = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Send them to each station that comes online.")
+    ] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Send a site's signed objects to the MQTT broker, retained."""
+    """Send a site's signed objects to the MQTT broker, retained.
+
+    --follow is for RabbitMQ, which sends stations nothing that is retained: it runs until
+    interrupted, for every site of the home.
+    """
     if not broker:
         raise ToolError("which broker?", Exit.USAGE, "--broker mqtt://user:password@host:port")
     the_home = Home(home)
+    if follow:
+        with connected(broker) as client:
+            Follower(the_home).serve(client)
+            signal.pause()
     done = publish(the_home, site_of(the_home, site), broker)
     show(
         done,
