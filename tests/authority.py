@@ -167,8 +167,26 @@ def allowlist(version, entries, exp=NOW + 30 * DAY, fanout=24, **kw):
     return signed(cose.ALLOWLIST, version, body, **kw), pages
 
 
-def chunks(pages):
-    return [b"".join(pages[i : i + 4]) for i in range(0, len(pages), 4)]
+_chunk = bytearray(4 * 512)  # at import, when memory is whole
+
+
+class chunks:
+    """`pages` by four, each put together when it is asked for, and until the next one is."""
+
+    def __init__(self, pages):
+        self.pages = pages
+
+    def __len__(self):
+        return (len(self.pages) + 3) // 4
+
+    def __getitem__(self, n):
+        if n >= len(self):
+            raise IndexError
+        size = 0
+        for page in self.pages[4 * n : 4 * n + 4]:
+            _chunk[size : size + 512] = page
+            size += 512
+        return memoryview(_chunk)[:size]
 
 
 class RamLedger:
@@ -205,6 +223,14 @@ class Clock:
 
     def sleep(self, seconds):
         self.ms += int(seconds * 1000)
+
+
+class Started:
+    """What a transaction has of its Started record."""
+
+    def __init__(self, decision, tx_id):
+        self.id = tx_id
+        self.id_hash, self.cti, self.exp = decision.id_hash, decision.cti, decision.exp
 
 
 class Station:
@@ -245,8 +271,12 @@ class Station:
             wanted = self.objects.wanted()
             if not wanted:
                 return
-            data = b"".join(pages[wanted[1] * 4 : wanted[1] * 4 + 4])
-            await self.objects.accept_chunk(wanted[0], wanted[1], data)
+            await self.objects.accept_chunk(wanted[0], wanted[1], chunks(pages)[wanted[1]])
+
+    def begin(self, decision, evse_id, tx_id):
+        """As the transaction machine does, the Started record in between."""
+        self.policy.begin(decision, evse_id)
+        self.policy.started(Started(decision, tx_id), evse_id)
 
     async def refused(self, presented, evse_id=1, connector_id=1):
         """Code of the refusal of `presented`."""

@@ -119,14 +119,14 @@ async def test_every_cut_of_a_list_switch():
 async def test_every_cut_of_a_use_count():
     async def prepare(s):
         d = await s.accepted(TOKEN)
-        s.policy.begin(d, 1, 1)
+        s.begin(d, 1, 1)
         s.policy.use(d.cti, 1, 500, 60)
         s.policy.end(1)
 
     async def act(s):
         if s.spent.totals(b"\0\0\0\0\0\0\0\1")[0] < 2:
             d = await s.accepted(TOKEN)
-            s.policy.begin(d, 1, 2)
+            s.begin(d, 1, 2)
             s.policy.end(1)
         assert await s.refused(TOKEN) == errors.TOKEN_REPLAYED
 

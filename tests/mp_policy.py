@@ -1,5 +1,4 @@
 # also: cpython
-# heap: 320k
 from authority import (
     DAY,
     ISSUER,
@@ -7,6 +6,7 @@ from authority import (
     ROOT,
     SITE,
     Signer,
+    Started,
     Station,
     allowlist,
     claims,
@@ -32,7 +32,7 @@ async def test_accepts_and_says_why():
     assert (d.tariff_id, d.tariff_version) == (7, 3)
     assert d.id_hash == hashed("DE-ABC-C12345-X")
     assert d.cti == b"\0\0\0\0\0\0\0\1" and d.kid == ISSUER.kid
-    assert d.versions == (1, 0, 0, 0) and d.quality == 1
+    assert d.evidence == (NOW + DAY, 1, 1, 0, 0, 0)  # exp, quality, versions
     assert (await s.accepted(entitlement())).cti == d.cti  # bytes will do
 
 
@@ -141,7 +141,7 @@ async def test_a_token_is_used_up():
     text = token_text(use_count=2)
     for tx in (1, 2):
         d = await s.accepted(text)
-        s.policy.begin(d, 1, tx)
+        s.begin(d, 1, tx)
         s.policy.end(1)
     assert await s.refused(text) == errors.TOKEN_REPLAYED
     await s.boot()
@@ -152,16 +152,15 @@ async def test_budgets_are_over_all_uses():
     s = await Station().start()
     text = token_text(use_count=9, max_wh=1000, max_s=600)
     d = await s.accepted(text)
-    s.policy.begin(d, 1, 1)
+    s.begin(d, 1, 1)
     s.policy.use(d.cti, 1, 400, 100)
     s.policy.use(d.cti, 1, 300, 100)  # never less
     s.policy.end(1)
     d = await s.accepted(text)
     assert (d.max_wh, d.max_s) == (600, 500)
-    s.policy.begin(d, 1, 2)
+    s.begin(d, 1, 2)
     await s.boot()  # power fails
-    s.policy.resume(1, d.id_hash)
-    s.policy.begin(d, 1, 2)  # no second use
+    s.policy.started(Started(d, 2), 1)  # no second use
     s.policy.use(d.cti, 2, 600, 100)
     s.policy.end(1)
     assert s.spent.totals(d.cti) == (2, 1000, 200)
@@ -171,7 +170,7 @@ async def test_budgets_are_over_all_uses():
 async def test_the_same_token_stops_and_another_waits():
     s = await Station().start()
     d = await s.accepted(token_text())
-    s.policy.begin(d, 1, 1)
+    s.begin(d, 1, 1)
     again = await s.accepted(token_text())
     assert again.stop and again.id_hash == d.id_hash
     other = token_text(sub="other", cti=b"12345678")
@@ -188,9 +187,9 @@ async def test_one_token_on_two_evses_at_once():
     s = await Station().start()
     text = token_text(use_count=9)
     one, two = await s.accepted(text, 1), await s.accepted(text, 2)
-    s.policy.begin(one, 1, 1)
+    s.begin(one, 1, 1)
     try:
-        s.policy.begin(two, 2, 2)
+        s.begin(two, 2, 2)
     except errors.ChargekeepError as e:
         assert e.code == errors.TOKEN_IN_USE
     else:
@@ -275,7 +274,7 @@ async def test_allowlist_entries():
     assert await s.refused("odd") == errors.CONFIG
     assert await s.refused("nobody") == errors.ID_UNKNOWN
     assert await s.refused("UID:04A1B2C3") == errors.UID_DISABLED
-    s.policy.begin(d, 1, 1)
+    s.begin(d, 1, 1)
     assert (await s.accepted("capped")).stop
 
 
@@ -312,7 +311,7 @@ async def test_offline_grace():
 async def test_damage_of_the_use_table_is_not_forgiven():
     s = await Station().start()
     d = await s.accepted(token_text())
-    s.policy.begin(d, 1, 1)
+    s.begin(d, 1, 1)
     s.policy.end(1)
     data = bytearray(s.store.read("spent"))
     data[3] ^= 1

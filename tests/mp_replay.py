@@ -1,6 +1,7 @@
 # A station with its real ledger on (emulated) flash and its store on disk, presented the same
 # used-up tokens ten thousand times, over fifty boots and power cuts.
 # heap: 320k
+import gc
 
 from authority import (
     ISSUER,
@@ -48,6 +49,7 @@ class Stamps:
 
 
 async def booted(root, device, stamps):
+    gc.collect()
     ledger = Ledger(device, KEY, stamps)
     ledger.mount()
     boot_id = stamps.boot_id = ledger.counter(0) + 1
@@ -70,6 +72,7 @@ async def test_ten_thousand_replays_over_fifty_boots():
     tokens = [token_text(cti=b"used%04d" % i, use_count=2) for i in range(5)]
     uses = [0] * len(tokens)
     for boot in range(_BOOTS):
+        s = d = None
         s = await booted(root, device, stamps)
         if boot < 20:  # two uses of each, with a power cut in, before or after each
             i = boot % 5
@@ -78,12 +81,13 @@ async def test_ten_thousand_replays_over_fifty_boots():
             d = await s.policy.decide(tokens[i], 1)
             try:
                 if d.accepted:
-                    s.policy.begin(d, 1, tx)
+                    s.begin(d, 1, tx)
                     uses[i] += 1
                     s.policy.use(d.cti, tx, 100, 60)
                     s.policy.end(1)
             except Cut:
                 cuts += 1
+                s = None
                 s = await booted(root, device, stamps)
         spent = [s.spent.totals(b"used%04d" % i)[0] for i in range(5)]
         if boot == 20:
@@ -91,7 +95,7 @@ async def test_ten_thousand_replays_over_fifty_boots():
                 for _ in range(spent[i], 2):
                     tx += 1
                     d = await s.accepted(tokens[i])
-                    s.policy.begin(d, 1, tx)
+                    s.begin(d, 1, tx)
                     s.policy.end(1)
         if boot > 20:
             assert spent == [2] * 5

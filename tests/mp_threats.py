@@ -1,6 +1,5 @@
 # One test for each row of firmware/THREATS.md that the authorization stage answers; the attacker
 # has what the row says he has. The rows of ledger and update name tests of those.
-# heap: 320k
 import gc
 
 from authority import (
@@ -11,6 +10,7 @@ from authority import (
     SITE,
     RamLedger,
     Signer,
+    Started,
     Station,
     allowlist,
     command,
@@ -67,7 +67,7 @@ async def test_tampered_token():
 async def test_replayed_token():
     s = await Station().start()
     d = await s.accepted(token_text())
-    s.policy.begin(d, 1, 1)
+    s.begin(d, 1, 1)
     s.policy.end(1)
     for _ in range(3):
         assert await s.refused(token_text()) == errors.TOKEN_REPLAYED
@@ -176,7 +176,7 @@ async def test_cloned_card():
     d = await s.accepted("UID:04A1B2C3")
     assert d.hearsay and d.max_wh == 3000
     # two cards at once
-    s.policy.begin(d, 1, 1)
+    s.begin(d, 1, 1)
     assert await s.refused("UID:04A1B2C3", 2) == errors.TOKEN_IN_USE
 
 
@@ -184,10 +184,10 @@ async def test_copied_token_at_two_evses():
     s = await Station().start()
     text = token_text(use_count=5)
     d = await s.accepted(text, 1)
-    s.policy.begin(d, 1, 1)
+    s.begin(d, 1, 1)
     assert await s.refused(text, 2) == errors.TOKEN_IN_USE
     await s.boot()
-    s.policy.resume(1, d.id_hash)
+    s.policy.started(Started(d, 1), 1)
     assert await s.refused(text, 2) == errors.TOKEN_IN_USE
 
 
@@ -229,12 +229,12 @@ async def test_exhausted_flash():
     await s.start()
     text = token_text(use_count=2)
     first = await s.accepted(text)
-    s.policy.begin(first, 1, 1)
+    s.begin(first, 1, 1)
     s.policy.end(1)
     s.store.full = True
     d = await s.accepted(text)
     try:
-        s.policy.begin(d, 1, 2)
+        s.begin(d, 1, 2)
     except ChargekeepError as e:
         assert e.code == errors.SPENT_FULL  # nothing may flow that cannot be counted
     else:
@@ -257,11 +257,11 @@ async def test_flooded_use_table():
     for i in range(20):
         gc.collect()
         d = await s.accepted(token_text(cti=b"flood%03d" % i))
-        s.policy.begin(d, 1, i)
+        s.begin(d, 1, i)
         s.policy.end(1)
     d = await s.accepted(token_text(cti=b"onemore!"))
     try:
-        s.policy.begin(d, 1, 99)
+        s.begin(d, 1, 99)
     except ChargekeepError as e:
         assert e.code == errors.SPENT_FULL
     else:
@@ -276,7 +276,7 @@ async def test_read_flash():
     await s.load_list(*allowlist(1, [(hashed("DE-ABC-C12345-X"), 0, 0)]))
     await s.objects.accept("revocation", revocation(1, [], [hashed("DE-ABC-C99999-Y")]))
     d = await s.accepted(token_text())
-    s.policy.begin(d, 1, 1)
+    s.begin(d, 1, 1)
     for name in ("allowlist", "allowlist.slot1", "revocation", "spent", "trust"):
         data = s.store.read(name)
         assert data and b"C12345" not in data and b"C99999" not in data, name

@@ -99,6 +99,7 @@ class App:
             self.timebase,
             self.health,
             on_begin=self._on_begin,
+            on_started=self._on_started,
             on_used=self.policy.use,
             may_resume=self._may_resume,
             config=lambda: self.objects.config,
@@ -163,12 +164,18 @@ class App:
         return ed25519.sign_async(self.identity.seed, message)
 
     def _on_begin(self, decision, tx_id):
-        self.policy.begin(decision, self.identity.evse_id, tx_id)
+        self.policy.begin(decision, self.identity.evse_id)
+
+    def _on_started(self, transaction):
+        self.policy.started(transaction, self.identity.evse_id)
 
     def _may_resume(self, transaction):
         if self.policy.revoked(transaction.cti, transaction.id_hash):
             return False
-        self.policy.resume(self.identity.evse_id, transaction.id_hash)
+        try:
+            self._on_started(transaction)  # where flash refused it at the boot
+        except ChargekeepError:
+            return False
         return True
 
     def _accept(self, kind):

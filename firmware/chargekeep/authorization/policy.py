@@ -44,7 +44,8 @@ class Decision:
     `stop`: accepted, to end the transaction that the same IdToken runs on this EVSE. Limits
     `max_wh`, `max_s`, `max_w`: 0 is none. Evidence: `id_hash`, `cti`, `kid` (None where there is
     none; of a refused token as it claims), `hearsay`: on a UID that anyone could have copied,
-    `versions` of trust list, allowlist, revocations and configuration, `quality` of the clock.
+    `exp` of the token, `versions` of trust list, allowlist, revocations and configuration,
+    `quality` of the clock.
     """
 
     accepted = stop = hearsay = False
@@ -57,6 +58,11 @@ class Decision:
     @property
     def status(self):
         return _STATUS.get(self.code, "Invalid")
+
+    @property
+    def evidence(self):
+        """What a Started record says of it, after the limits and the trigger."""
+        return (self.exp, self.quality) + self.versions
 
     def limit(self, max_wh, max_s=0, max_w=0):
         """Tighten the limits by these."""
@@ -104,22 +110,26 @@ class Policy:
             decision.code = e.code
         return decision
 
-    def begin(self, decision, evse_id, tx_id):
-        """The transaction is about to start: counts the token's use, durable on return.
+    def begin(self, decision, evse_id):
+        """May the transaction start that was decided on? Writes nothing.
 
-        Raises TOKEN_REPLAYED, TOKEN_IN_USE or SPENT_FULL; then no power may flow. To be called
-        again after a reboot does no harm.
+        Raises TOKEN_REPLAYED, TOKEN_IN_USE or SPENT_FULL.
         """
         for other, running in self._running.items():
             if running == decision.id_hash and other != evse_id:
                 raise ChargekeepError(errors.TOKEN_IN_USE)
         if decision.cti:
-            self.spent.begin(decision.cti, decision.exp, decision.use_count, tx_id)
-        self.resume(evse_id, decision.id_hash)
+            self.spent.check(decision.cti, decision.use_count)
 
-    def resume(self, evse_id, id_hash):
-        """The transaction of `id_hash` (of its Started record) runs on."""
-        self._running[evse_id] = id_hash
+    def started(self, transaction, evse_id):
+        """Its Started record is in flash: counts the token's use, durable on return, once.
+
+        To be called before power flows and, as a power cut may come between, after a boot for a
+        transaction that goes on. Raises SPENT_FULL; then no power may flow.
+        """
+        self._running[evse_id] = transaction.id_hash
+        if transaction.cti:
+            self.spent.begin(transaction.cti, transaction.exp, transaction.id)
 
     def use(self, cti, tx_id, wh, s):
         """Transaction `tx_id` of token `cti` (or None) has taken so much; durable on return."""

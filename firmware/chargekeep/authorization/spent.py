@@ -1,6 +1,7 @@
 # What has been used of each token: how often, how much energy, how long. A use is durable before
-# power flows and is never counted twice or forgotten, over replug, reboot and power cut. Costs 34
-# bytes a token that has not expired yet, in RAM and in one file, written whole at each change.
+# power flows, never forgotten and counted once for each transaction that the ledger has, over
+# replug, reboot and power cut. Costs 34 bytes a token that has not expired yet, in RAM and in one
+# file, written whole at each change.
 
 import hashlib
 import struct
@@ -57,11 +58,18 @@ class Spent:
         _, _, uses, wh, s, _, tx_wh, tx_s = struct.unpack_from(_RECORD, self._table, at)
         return uses, wh + tx_wh, s + tx_s
 
-    def begin(self, cti, exp, use_count, tx_id):
+    def check(self, cti, use_count):
+        """Raises TOKEN_REPLAYED where all `use_count` uses are gone and SPENT_FULL where there is
+        no room for one more token."""
+        if self.totals(cti)[0] >= min(use_count, _U16):
+            raise ChargekeepError(errors.TOKEN_REPLAYED)
+        if self._find(cti) is None:
+            self._living()
+
+    def begin(self, cti, exp, tx_id):
         """Count one use, for transaction `tx_id`: durable on return, once however often called.
 
-        Raises TOKEN_REPLAYED where all `use_count` uses are gone and SPENT_FULL where there is no
-        room for one more token.
+        Raises SPENT_FULL where there is no room or flash fails.
         """
         at = self._find(cti)
         if at is None:
@@ -72,9 +80,7 @@ class Spent:
                 return
             wh = min(wh + tx_wh, _U32)
             s = min(s + tx_s, _U32)
-        if uses >= min(use_count, _U16):
-            raise ChargekeepError(errors.TOKEN_REPLAYED)
-        self._put(at, struct.pack(_RECORD, cti, exp, uses + 1, wh, s, tx_id, 0, 0))
+        self._put(at, struct.pack(_RECORD, cti, exp, min(uses + 1, _U16), wh, s, tx_id, 0, 0))
 
     def use(self, cti, tx_id, wh, s):
         """Transaction `tx_id` has taken `wh` and lasted `s` seconds so far; these never fall.
@@ -108,7 +114,11 @@ class Spent:
         if at is not None:
             self._write(table[:at] + record + table[at + _SIZE :])
             return
-        # What has certainly expired is refused without being looked up here
+        self._write(self._living() + record)
+
+    def _living(self):
+        # The table without what has certainly expired, which is refused without being looked up
+        table = self._table
         floor = self._timebase.floor()
         kept = [
             table[i : i + _SIZE]
@@ -117,7 +127,7 @@ class Spent:
         ]
         if len(kept) >= self._capacity:
             raise ChargekeepError(errors.SPENT_FULL)
-        self._write(b"".join(kept) + record)
+        return b"".join(kept)
 
     def _write(self, table):
         data = self.lost_until.to_bytes(_LOST, "big") + table

@@ -76,8 +76,11 @@ def _proof(
     return source.Proof(keys, point, log_id, public_key)
 
 
+def _plain(item: Any) -> Any:
+    return item.hex() if isinstance(item, bytes) else item
+
+
 def _as_dict(record: Record) -> dict[str, Any]:
-    body = [item.hex() if isinstance(item, bytes) else item for item in record.body]
     return {
         "seq": record.seq,
         "type": record.name,
@@ -86,7 +89,7 @@ def _as_dict(record: Record) -> dict[str, Any]:
         "boot_id": record.boot_id,
         "uptime_s": record.uptime_s,
         "moved_from": record.moved_from,
-        "body": body,
+        "body": [_plain(item) for item in record.body],
         "link": record.link.hex(),
     }
 
@@ -157,13 +160,13 @@ def dump(
     """Show every readable record, whatever else may be wrong with the log."""
     report = source.verify(source.read(log, offset), source.Proof())
     records = [r for r in report.records if r.identity >= from_seq]
-    if as_json:
-        for record in records:
-            print(json.dumps(_as_dict(record)))
-        return
     for record in records:
         row = _as_dict(record)
-        body = " ".join("-" if item is None else str(item) for item in row["body"])
+        fields = {name: _plain(item) for name, item in record.fields.items()}
+        if as_json:
+            print(json.dumps(row | {"fields": fields}))
+            continue
+        body = " ".join(f"{k}={'-' if v is None else v}" for k, v in fields.items())
         print(f"{record.identity:>8}  {utc(record.time)} {row['quality']}  {record.name}: {body}")
     for problem in report.problems:
         print(f"PROBLEM {problem}", file=sys.stderr)

@@ -34,6 +34,30 @@ NAMES = {
 }
 """Record type to name (FORMATS.md section 4)."""
 
+_TX = ("tx", "seq_no", "trigger")
+FIELDS = {
+    1: ("reset_cause", "firmware"),
+    2: (
+        *("tx", "evse", "connector", "id_hash", "cti", "kid", "register_wh"),
+        *("tariff", "tariff_version", "max_wh", "max_s", "max_w", "trigger"),
+        # on what evidence; not in records of older firmware
+        *("exp", "clock_quality", "trust", "allowlist", "revocation", "config"),
+    ),
+    3: (*_TX, "register_wh", "charging_state"),
+    4: (*_TX, "reason", "register_wh"),
+    5: ("register_wh", "power_w"),
+    6: ("error", "id_hash", "cti", "kid"),
+    7: ("old_time", "new_time", "source"),
+    8: ("content_type", "version"),
+    9: ("error", "count", "detail", "reply"),
+    10: ("from_wh", "to_wh"),
+    11: ("old_wh", "new_wh", "reason"),
+    12: ("head_seq", "head_link", "signature"),
+    13: ("first_seq", "last_seq", "dropped"),
+    14: ("counter", "value"),
+    15: ("tx", "evidence"),
+}
+"""What the items of each body are called, FORMATS.md section 4."""
 _SEQ_MAX = 0xFFFFFFFF
 
 
@@ -74,6 +98,11 @@ class Record:
     @property
     def name(self) -> str:
         return NAMES.get(self.type, f"type {self.type}")
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The body by the names of its items, as many as there are."""
+        return dict(zip(FIELDS.get(self.type, ()), self.body, strict=False))
 
     @property
     def digest(self) -> bytes:
