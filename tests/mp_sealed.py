@@ -1,4 +1,3 @@
-# heap: 320k
 from mptest import folder, raises
 
 from chargekeep import errors

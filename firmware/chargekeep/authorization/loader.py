@@ -189,7 +189,7 @@ class Loader:
         first, data = self._received
         at = (number - first) * PAGE
         if 0 <= at < len(data):
-            return data[at : at + PAGE]
+            return bytes(data[at : at + PAGE])  # it outlives the chunk
         with open(self._path, "rb") as f:
             f.seek(number * PAGE)
             return f.read(PAGE)
