@@ -10,22 +10,16 @@
 import sys
 
 from mptest import raises
-from nor_sim import OUTCOMES, Chance, MemoryStore, NorSim, PowerCut
+from nor_sim import LOG, OUTCOMES, Chance, Clock, MemoryStore, NorSim, PowerCut
 
 from chargekeep import errors
 from chargekeep.errors import ChargekeepError
 from chargekeep.ledger import header, record
 from chargekeep.ledger.ring import Ledger
 
-LOG = b"0123456789abcdef"
 KEY = bytes(range(32))
 SECTORS = 6
 FAST = sys.implementation.name == "cpython"
-
-
-class Clock:
-    def stamp(self):
-        return [1_800_000_000, 3, 7, 1234]
 
 
 CLOCK = Clock()

@@ -9,33 +9,14 @@ import struct
 import sys
 
 from mptest import raises
-from nor_sim import BLOCK, Chance, MemoryStore, NorSim, PowerCut
+from nor_sim import BLOCK, LOG, Chance, Clock, NorSim, PowerCut, fresh, mounted
 
 from chargekeep import errors
 from chargekeep.errors import ChargekeepError
 from chargekeep.ledger import header, record
 from chargekeep.ledger.ring import Ledger
 
-LOG = b"0123456789abcdef"
 FAST = sys.implementation.name == "cpython"
-
-
-class Clock:
-    def stamp(self):
-        return [1_800_000_000, 3, 7, 1234]
-
-
-def fresh(sectors, page_program=False):
-    device = NorSim(sectors, 1, page_program)
-    store = MemoryStore()
-    Ledger.format(device, LOG, bytes(32), store)
-    return device, store, mounted(device, store)
-
-
-def mounted(device, store):
-    ledger = Ledger(device, None, Clock(), store)
-    ledger.mount()
-    return ledger
 
 
 def listed(ledger):
@@ -244,6 +225,7 @@ def test_newer_formats():
         for call in (
             lambda ledger=ledger: ledger.append(5, [1]),
             lambda ledger=ledger: ledger.advance(1, 9),
+            lambda ledger=ledger: ledger.start_boot([1]),
         ):
             assert raises(ChargekeepError, call).code == errors.LEDGER_VERSION
         assert not ledger.maintain() and device.operations == operations

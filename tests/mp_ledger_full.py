@@ -7,34 +7,14 @@
 import sys
 
 from mptest import raises
-from nor_sim import MemoryStore, NorSim
+from nor_sim import LOG, fresh, mounted
 
 from chargekeep import errors
 from chargekeep.errors import ChargekeepError
 from chargekeep.ledger import record
-from chargekeep.ledger.ring import Ledger
 
-LOG = b"0123456789abcdef"
 BOOT = [3, "1.0"]
 FAST = sys.implementation.name == "cpython"
-
-
-class Clock:
-    def stamp(self):
-        return [1_800_000_000, 3, 7, 1234]
-
-
-def fresh(sectors):
-    device = NorSim(sectors)
-    store = MemoryStore()
-    Ledger.format(device, LOG, bytes(32), store)
-    return device, store, mounted(device, store)
-
-
-def mounted(device, store):
-    ledger = Ledger(device, None, Clock(), store)
-    ledger.mount()
-    return ledger
 
 
 def transaction(ledger, tx, updates, start_wh):

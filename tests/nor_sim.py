@@ -191,6 +191,13 @@ class NorSim:
                 raise RuleBroken("unit at %d programmed twice" % (start + unit))
 
 
+class Clock:
+    """Stands in for timebase.py where time does not matter."""
+
+    def stamp(self):
+        return [1_800_000_000, 3, 7, 1234]
+
+
 class MemoryStore:
     """Stands in for the board's file storage (store.py): atomic files, power cuts included."""
 
@@ -205,3 +212,25 @@ class MemoryStore:
         if self.hook:
             self.hook(name, data)
         self.files[name] = bytes(data)
+
+
+LOG = b"0123456789abcdef"
+
+
+def fresh(sectors, page_program=False):
+    """`(device, store, ledger)`: an empty ledger."""
+    from chargekeep.ledger.ring import Ledger
+
+    device = NorSim(sectors, 1, page_program)
+    store = MemoryStore()
+    Ledger.format(device, LOG, bytes(32), store)
+    return device, store, mounted(device, store)
+
+
+def mounted(device, store):
+    """The ledger as a restart finds it."""
+    from chargekeep.ledger.ring import Ledger
+
+    ledger = Ledger(device, None, Clock(), store)
+    ledger.mount()
+    return ledger

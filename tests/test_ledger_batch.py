@@ -5,6 +5,7 @@ import random
 
 import pytest
 from nor import NorFile
+from nor_sim import Clock
 
 from chargekeep.ledger.ring import Ledger
 from chargekeep_tools.log import slots
@@ -13,11 +14,6 @@ from chargekeep_tools.log.records import LogError, verify_batch
 LOG = bytes(range(16))
 KEY = b"k" * 32
 KEYS = slots.Keys(KEY)
-
-
-class Clock:
-    def stamp(self):
-        return [1_800_000_000, 3, 1, 60]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from nor_sim import MemoryStore, NorSim
+from nor_sim import Clock, MemoryStore, NorSim
 from typer.testing import CliRunner
 
 from chargekeep.ledger.ring import Ledger
@@ -20,11 +20,6 @@ from chargekeep_tools.log.cli import app
 LOG = bytes(range(16))
 KEY = b"k" * 32
 STATION = Ed25519PrivateKey.from_private_bytes(bytes(32))
-
-
-class Clock:
-    def stamp(self):
-        return [1_800_000_000, 3, 1, 60]
 
 
 async def sign(message: bytes) -> bytes:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from nor_sim import MemoryStore, NorSim
+from nor_sim import Clock, MemoryStore, NorSim
 
 from chargekeep.ledger.ring import Ledger
 from chargekeep_tools import wire
@@ -24,11 +24,6 @@ PUBLIC = wire.public_bytes(STATION)
 
 async def sign(message: bytes) -> bytes:
     return STATION.sign(message)
-
-
-class Clock:
-    def stamp(self):
-        return [1_800_000_000, 3, 1, 60]
 
 
 class Log:

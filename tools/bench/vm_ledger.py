@@ -7,7 +7,7 @@ import sys
 import time
 
 import vfs
-from nor_sim import BLOCK, PAGE, NorSim
+from nor_sim import BLOCK, PAGE, Clock, NorSim
 
 from chargekeep import cbor
 from chargekeep.ledger import record
@@ -16,11 +16,6 @@ from chargekeep.ledger.ring import Ledger
 SECTORS = 64
 LOG = bytes(range(16))
 KEY = bytes(32)
-
-
-class Clock:
-    def stamp(self):
-        return [1_800_000_000, 3, 7, 1234]
 
 
 BODY = [bytes(range(35))]

@@ -1,5 +1,6 @@
 # Finds a ledger on its flash: newest sector, counters, chain and the place to go on from. Reads
-# 32 bytes of every sector and one sector whole; writes nothing, whatever it finds.
+# 32 bytes of every sector, one sector whole and the slots of the last operation twice; where that
+# one has no record of its own yet, the one before as well. Writes nothing, whatever it finds.
 
 from micropython import const
 

@@ -157,8 +157,9 @@ class Ledger(Mount):
         """Count a boot; its number, which no boot before it has left in a record.
 
         That becomes durable, with a boot record of `body`, by `record_boot` or with the first
-        record that follows: a boot that does nothing costs nothing.
+        record that follows: a boot that does nothing costs nothing. Raises LEDGER_VERSION.
         """
+        self._check_writable()
         self._boot = body
         return self._header.counters[_BOOTS] + 1
 
@@ -198,9 +199,12 @@ class Ledger(Mount):
         signature = await sign(head_message(self.log_id, seq, link))
         return self.append(record.HEAD, [seq, link, signature])
 
-    def _store(self, encoded, reserve=_RESERVE):
+    def _check_writable(self):
         if not self.writable:
             raise ChargekeepError(errors.LEDGER_VERSION, "read-only")
+
+    def _store(self, encoded, reserve=_RESERVE):
+        self._check_writable()
         need = 0
         for kind, payload in encoded:
             slots = (len(payload) + PAYLOAD - 1) // PAYLOAD
