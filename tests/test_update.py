@@ -14,7 +14,7 @@ import time
 
 import pytest
 import update_site
-from update_site import CRASHES, ROOT, make_home
+from update_site import CRASHES, HANGS, ROOT, make_home
 
 from chargekeep_tools import bundle as bundles
 from chargekeep_tools import keys, provision, trust, update, wire
@@ -38,6 +38,8 @@ def main():
     core.ledger.record_boot()
     trial = Trial(core.ledger, core.health)
     trial.passed()
+    if 'watchdog' in os.listdir():  # that of the trial, which the charger would feed
+        os.remove('watchdog')
     state = {'version': VERSION, 'boots': core.ledger.counter(0)}
     state['errors'] = list(core.health.errors)
     with open('state.new', 'w') as f:
@@ -148,6 +150,18 @@ def test_three_crashing_starts_roll_back(home, board):
     # The version it did not accept is not a floor: a repaired one of the same number may come.
     apply(board, make(home, 2))
     wait_for(board, 2)
+
+
+def test_three_starts_that_hang_roll_back(home, board):
+    main = board.folder / "main.py"
+    main.write_text(main.read_text().replace("_TRIAL_MS = 8000", "_TRIAL_MS = 600"))
+    apply(board, make(home, 2, HANGS))
+    state = wait_for(board, 1, 30)
+    assert state["errors"] == [805] and slot(board) == "a"
+    # What has passed its trial is left to the charger's own watchdog; a REPL has none
+    with opened(board.port) as device:
+        time.sleep(1)
+        assert device.run("print(1)") == "1\n"
 
 
 def test_an_older_version_is_refused(home, board):

@@ -134,7 +134,9 @@ def roll_out(
     watch = Watch(bundle, stations, progress)
     topics = watch.topics()
     with connected(url) as client:
-        client.on_message = lambda _c, _u, m: watch.heard(topics[m.topic], m.payload, m.retain)
+        client.on_message = lambda _c, _u, m: watch.heard(
+            topics[m.topic], bytes(m.payload), m.retain
+        )
         for topic in topics:
             client.subscribe(topic, 1)
         offer(home, url, bundle, stations)

@@ -4,10 +4,12 @@ It starts as MicroPython boards do: boot.py, main.py, then the REPL; it starts a
 program resets it. The firmware has to be brought onto it, as onto a real one.
 """
 
+import contextlib
 import os
 import subprocess
 import termios
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 
@@ -28,6 +30,9 @@ def _run(name):
 _run('boot.py')
 _run('main.py')
 """
+
+
+_LOOK_S = 0.2
 
 
 class SimBoard:
@@ -94,6 +99,7 @@ class SimBoard:
 
     def _start(self) -> None:
         self.starts += 1
+        self._started = time.time()
         self._process = subprocess.Popen(
             # The pseudo-terminal controls the process, so that Ctrl-C interrupts the program.
             ["setsid", "-c", program("micropython"), "-X", f"heapsize={HEAP}", "-i", "-c", _RESET],
@@ -105,12 +111,26 @@ class SimBoard:
         )
 
     def _restart(self) -> None:
-        # The program ended: a reset, as long as there is power.
+        # The program ended, or its watchdog starved: a reset, as long as there is power.
         while True:
             process = self._process
             assert process is not None
-            process.wait()
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_LOOK_S)
+                    break
+                if self._starved():
+                    process.kill()
             with self._lock:
                 if self._unplugged.is_set():
                     return
                 self._start()
+
+    def _starved(self) -> bool:
+        # boards/port_linux.py: a file with the milliseconds that it may go untouched
+        path = self.folder / "watchdog"
+        try:
+            fed, text = path.stat().st_mtime, path.read_text()
+        except OSError:
+            return False
+        return fed >= self._started and time.time() - fed > int(text or 8000) / 1000
