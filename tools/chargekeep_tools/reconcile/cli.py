@@ -65,7 +65,7 @@ def run_command(
         float | None, typer.Option(help="Stop after so many seconds [never].")
     ] = None,
     metrics: Annotated[
-        int | None, typer.Option(help="Port on loopback for Prometheus [none].")
+        str | None, typer.Option(help="[ADDRESS:]PORT for Prometheus, on loopback [none].")
     ] = None,
     key: KeyOption = None,
     home: HomeOption = None,
@@ -94,7 +94,10 @@ def run_command(
     if metrics is not None:
         from chargekeep_tools.reconcile import metrics as prometheus
 
-        prometheus.serve(reconciler, metrics)
+        address, _, port = metrics.rpartition(":")
+        if not port.isdigit():
+            raise ToolError(f"{metrics!r} is no port", Exit.USAGE, "write 9400 or 0.0.0.0:9400")
+        prometheus.serve(reconciler, int(port), address or "127.0.0.1")
     give_up = None if seconds is None else time.monotonic() + seconds
     source.run(
         reconciler, lambda: bool(ending) or (give_up is not None and time.monotonic() > give_up)
