@@ -35,6 +35,7 @@ def run() -> dict[str, float]:
         "ledger_page_programs_per_record_batched": vm_says["programs_batched"],
         "ledger_erase_spread": vm_says["erase_max_over_min"],
         "ledger_mount_bytes": vm_says["mount_bytes"],
+        "ledger_mount_bytes_after_cut": vm_says["mount_bytes_after_cut"],
         "ledger_flip_silent": vm_says["flip_silent"],
         "ledger_flip_lost": vm_says["flip_lost"],
         "ledger_flip_tried": vm_says["flip_tried"],

@@ -145,9 +145,16 @@ def spread(results, count):
     results["erase_spread"] = max(device.erases) / (sum(device.erases) / SECTORS)
     results["erase_max_over_min"] = max(device.erases) / min(device.erases)
     results["erases_in_spread"] = sum(device.erases) / count
+    results["mount_bytes"] = mount_bytes(device)
+    log.append_many(items * 3)
+    log._open()  # and then the power went: the last operation is in the sector before
+    results["mount_bytes_after_cut"] = mount_bytes(device)
+
+
+def mount_bytes(device):
     device.reset()
     Ledger(device, KEY, Clock()).mount()
-    results["mount_bytes"] = device.read_bytes
+    return device.read_bytes
 
 
 def littlefs(results):
