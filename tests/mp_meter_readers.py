@@ -81,7 +81,7 @@ def test_pulses_count_energy_and_power():
 def test_a_slow_pulse_output_and_one_without_hard_interrupts():
     clock = Clock(0)
     pin = SoftInput()
-    meter = PulseMeter(PulseCounter(pin, {"debounce_ms": 200}, clock.ms), 80, clock.ms)
+    meter = PulseMeter(PulseCounter(pin, {"debounce_ms": 200}, clock.ms), 80, 0, clock.ms)
     assert meter.resolution_wh == 13 and not pin.hard and pin.trigger == Input.IRQ_RISING
     for _ in range(8):
         pin.handler(pin)

@@ -43,22 +43,23 @@ class PulseCounter:
 class PulseMeter:
     """The meter contract of the sampler. `counter` has value(), the pulses since boot.
 
-    `per_kwh` is the number of pulses of a kilowatt-hour, as printed on the meter.
+    `per_kwh` is the number of pulses of a kilowatt-hour, as printed on the meter, and `begin_wh`
+    the register of a station that has none recorded yet.
     """
 
     step_ms = 5
     cycle_ms = 1000
     rollover_wh = 0
 
-    def __init__(self, counter, per_kwh=1000, clock_ms=None):
+    def __init__(self, counter, per_kwh=1000, begin_wh=0, clock_ms=None):
         self.resolution_wh = (1000 + per_kwh - 1) // per_kwh
-        self.register_wh = 0
+        self.register_wh = begin_wh
         self.power_w = None
         self._counter = counter
         self._per_kwh = per_kwh
         self._ticks = clock_ms or time.ticks_ms
         self._rate = Rate(self.resolution_wh)
-        self._begin_wh = 0
+        self._begin_wh = begin_wh
 
     def anchor(self, register_wh):
         """Go on from the register that was recorded last."""

@@ -10,7 +10,7 @@ _BAUDRATE = const(9600)  # where the wiring names none, as boards open the UART
 def open_meter(board):
     """The meter of `board`, for a Sampler. Its wiring: `family` (a module of this folder,
     sdm630 if absent), `address`, `baudrate`; `direction` is the RS-485 transceiver's pin. A pulse
-    meter has no UART but an input and `per_kwh`.
+    meter has no UART but an input, `per_kwh`, and `register_wh` to begin with.
 
     Raises CONFIG for a family that there is not.
     """
@@ -21,7 +21,8 @@ def open_meter(board):
     if name == "pulse":
         from chargekeep.metering.pulse import PulseMeter
 
-        return PulseMeter(board.counter("meter"), wiring.get("per_kwh", 1000))
+        counter = board.counter("meter")
+        return PulseMeter(counter, wiring.get("per_kwh", 1000), wiring.get("register_wh", 0))
     uart = board.uart("meter")
     if name == "sml":
         from chargekeep.metering.sml import SmlMeter

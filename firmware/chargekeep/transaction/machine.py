@@ -65,7 +65,6 @@ _UNATTRIBUTED_WH = const(50)  # recorded in portions of this
 _NOISE_W = const(100)  # what a power limit may be exceeded by
 _SETTLE_MS = const(1000)  # a contactor opens within 0.1 s; cars ramp down within half a cycle
 _FINAL_CYCLES = const(3)  # how long to wait for the register after withdrawing
-_FINAL_W = const(54000)  # what may come in between: two cycles of 25 kW
 _IDLE_CHECKPOINTS = const(6)  # so many times rarer while the register stands still
 _OVERLOAD_MS = const(10000)  # power above its limit may last this long
 
@@ -115,7 +114,7 @@ class Machine(Accounts):
         self._cap_w = 0  # the operator's limit
         self._throttled = False  # the actuator itself keeps the power limit
         self._reason = 0  # of the stop under way
-        self._stop_wh = None  # and the register at it, where it was fresh
+        self._most_wh = None  # and the highest register that can be the driver's, where known
         sampler.on_segment = self._segment
 
     # What others ask for
@@ -183,7 +182,11 @@ class Machine(Accounts):
         self._withdraw()
         self._enter(_ENDING)
         self._reason = reason
-        self._stop_wh = None if self._overdue() else self._sampler.register_wh
+        self._most_wh = None
+        if not self._overdue():
+            sampler = self._sampler
+            more = (sampler.age_ms() + _SETTLE_MS) * sampler.max_power_w // 3600000
+            self._most_wh = sampler.register_wh + max(more, 2 * sampler.resolution_wh)
         self.transaction.stopping = trigger
         # Durable at once, so that a power cut from here on does not resume what was stopped.
         self._update(trigger, _EV_CONNECTED)
@@ -308,9 +311,8 @@ class Machine(Accounts):
         after = time.ticks_diff(sampler.read_ms, self._contactor.opened_ms)
         if sampler.samples and after >= min(_SETTLE_MS, sampler.cycle_ms // 2):
             register = sampler.register_wh
-            most = max(_FINAL_W * sampler.cycle_ms // 3600000, 2 * sampler.resolution_wh)
-            if self._stop_wh is not None and register - self._stop_wh > most:
-                register = self._stop_wh  # a contactor that sticks is not the driver's
+            if self._most_wh is not None:  # a contactor that sticks is not the driver's
+                register = min(register, self._most_wh)
             self._end(self._reason, register)
         elif self._for_ms() > _FINAL_CYCLES * sampler.cycle_ms:
             self._end(self._reason, self._last_wh())
@@ -435,6 +437,6 @@ class Machine(Accounts):
     def _segment(self, old, new, reason):
         recorded = Accounts._segment(self, old, new, reason)
         if recorded:
-            self._stop_wh = None
+            self._most_wh = None
             self._contactor.forget()
         return recorded

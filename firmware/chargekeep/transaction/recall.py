@@ -76,7 +76,7 @@ def decide(machine):
         machine._end(_REASONS[tx.stopping], recorded)
     elif not 0 <= register - recorded <= _GAP_WH:
         # More than flowed before the cut: what came after belongs to nobody.
-        machine._stop_wh = recorded
+        machine._most_wh = recorded
         machine._end(_REASONS[tx.stopping], recorded)
     elif tx.stopping:
         machine._end(_REASONS[tx.stopping], register)

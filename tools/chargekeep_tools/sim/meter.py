@@ -14,9 +14,10 @@ import struct
 import threading
 import time
 import tty
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from pymodbus.constants import ExcCodes
 from pymodbus.server import ModbusSerialServer
@@ -171,12 +172,21 @@ FAMILIES = {
 }
 
 
+class Device(Protocol):
+    """Another device of the bus."""
+
+    address: int
+
+    def device(self) -> SimDevice: ...
+
+
 class SimMeter:
     """A meter at `address` of its own bus; use it as a context manager.
 
     `path` is the pseudo-terminal for the firmware, and `link`, if given, a symbolic link to it.
     `power_w` is what flows now and `wh` what was counted. `told_wh` replaces the register's
-    truth while it is not None, and `faults` may be changed at any time.
+    truth while it is not None, and `faults` may be changed at any time. `others` are devices on
+    the same bus.
     """
 
     def __init__(
@@ -189,8 +199,10 @@ class SimMeter:
         baudrate: int = 9600,
         faults: Faults | None = None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
+        others: Sequence[Device] = (),
     ):
         self.link = link
+        self.others = others
         self.family = FAMILIES[family]
         self.address = address
         self.baudrate = baudrate
@@ -256,8 +268,9 @@ class SimMeter:
             _, first, data = self.family.identity
             ranges += [] if first < 0x60 else [(first, len(data) // 2)]
         registers = [SimData(*r, datatype=DataType.REGISTERS) for r in ranges]
+        meter = SimDevice(self.address, simdata=registers, action=self._show)
         server = ModbusSerialServer(
-            SimDevice(self.address, simdata=registers, action=self._show),
+            [meter, *(other.device() for other in self.others)],
             port=os.ttyname(self._far_slave),
             baudrate=self.baudrate,
             ignore_missing_devices=True,
@@ -323,7 +336,8 @@ class SimMeter:
         if self.faults.echo:
             os.write(self._near, data)
         # pymodbus answers for addresses it does not have; a bus is silent there.
-        return [(0, data)] if data[0] == self.address else []
+        present = {self.address, *(other.address for other in self.others)}
+        return [(0, data)] if data[0] in present else []
 
     def _reply(self, data: bytes) -> list[tuple[float, bytes]]:
         f, chance = self.faults, self._random.random
