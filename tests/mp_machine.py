@@ -214,11 +214,12 @@ def test_no_start_before_the_first_sample():
 
 
 def test_on_begin_may_refuse():
-    def refuse(decision, tx_id):
+    def refuse(decision):
         raise ChargekeepError(errors.TOKEN_REPLAYED)
 
     w, m = ready(settings={"on_begin": refuse})
     raises(ChargekeepError, m.start, Decision(), code=errors.TOKEN_REPLAYED)
+    assert w.ledger.counters[1] == 0, "a refusal costs no slot"
     assert w.meter.flows_w == 0 and terms.RECORD_STARTED not in kinds(w)
 
 

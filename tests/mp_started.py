@@ -67,7 +67,7 @@ class Site:
 
         try:
             self.world.boot(
-                on_begin=lambda decision, tx_id: policy.begin(decision, 1),
+                on_begin=lambda decision: policy.begin(decision, 1),
                 on_started=lambda transaction: policy.started(transaction, 1),
                 may_resume=may_resume,
             )

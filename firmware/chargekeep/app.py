@@ -163,7 +163,7 @@ class App:
     def _sign(self, message):
         return ed25519.sign_async(self.identity.seed, message)
 
-    def _on_begin(self, decision, tx_id):
+    def _on_begin(self, decision):
         self.policy.begin(decision, self.identity.evse_id)
 
     def _on_started(self, transaction):

@@ -45,11 +45,10 @@ class Accounts:
 
     # Boundaries of a transaction
 
-    def _begin(self, register, evse_id, connector_id, decision, trigger, on_begin):
+    def _begin(self, evse_id, connector_id, decision, trigger):
+        register = self._sampler.register_wh
         number = self._ledger.counter(_COUNTER_TRANSACTIONS) + 1
         self._durably(self._ledger.advance, _COUNTER_TRANSACTIONS, number)
-        if on_begin:
-            on_begin(decision, number)
         body = [
             number,
             evse_id,
@@ -65,7 +64,7 @@ class Accounts:
             decision.max_w or 0,
             trigger,
         ]
-        body.extend(getattr(decision, "evidence", ()))
+        body.extend(decision.evidence)
         records = [(_RECORD_STARTED, body)]
         if register > self.accounted_wh:
             leak = (_RECORD_UNATTRIBUTED, [self.accounted_wh, register])

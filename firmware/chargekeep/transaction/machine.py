@@ -72,8 +72,8 @@ _OVERLOAD_MS = const(10000)  # power above its limit may last this long
 class Machine(Accounts):
     """Call `resume` once, then `tick` about every 250 ms.
 
-    `actuator`: see relay.py. `on_begin(decision, tx_id)` may refuse by raising; it runs before
-    anything is recorded. `on_started(transaction)` is told what is in flash before power is
+    `actuator`: see relay.py. `on_begin(decision)` may refuse by raising; it runs before anything is
+    recorded. `on_started(transaction)` is told what is in flash before power is
     permitted, and `on_used(cti, tx_id, wh, s)` what a transaction took, at its end; both once
     more after a boot, as a power cut may come between.
     `may_resume(transaction)` says whether the token still stands after a reboot. `config()`
@@ -144,8 +144,8 @@ class Machine(Accounts):
     def start(self, decision, trigger=_AUTHORIZED):
         """Begin a transaction and permit power; returns its id.
 
-        `decision` has accepted, stop, code, id_hash, cti, kid, max_wh, max_s, max_w, tariff_id and
-        tariff_version. Raises its code if not accepted, TRANSACTION_STATE, UNSAFE, METER_STALE
+        `decision` has accepted, stop, code, id_hash, cti, kid, max_wh, max_s, max_w, tariff_id,
+        tariff_version and evidence. Raises its code if not accepted, TRANSACTION_STATE, UNSAFE, METER_STALE
         (no register to start from) or TRANSACTION_NO_SPACE.
         """
         if not decision.accepted:
@@ -156,10 +156,9 @@ class Machine(Accounts):
             raise ChargekeepError(UNSAFE, str(self.unsafe))
         if self.accounted_wh is None or self._sampler.sample is None or self._sampler.fault:
             raise ChargekeepError(METER_STALE)
-        register = self._sampler.register_wh
-        number = self._begin(
-            register, self.evse_id, self.connector_id, decision, trigger, self._on_begin
-        )
+        if self._on_begin:
+            self._on_begin(decision)
+        number = self._begin(self.evse_id, self.connector_id, decision, trigger)
         self._flowed_s = None
         if self._on_started:
             try:
