@@ -33,6 +33,8 @@ flash: setup  ## make a board a station (BOARD=RPI_PICO_W PORT=/dev/ttyACM0 STAT
 	$(if $(IMAGE),.venv/bin/chargekeep flash $(PORT) $(IMAGE) --board $(BOARD))
 	.venv/bin/chargekeep provision $(PORT) $(STATION) --board $(BOARD) $(ARGS)
 
+# The cluster's tests start their own nodes as users of those packages, which takes root.
+nightly: SETUP += $(if $(filter 0,$(shell id -u)),postgresql rabbitmq-server)
 nightly: setup  ## the tests with their long variants (ARGS="-k ledger" runs a piece)
 	$(PYTEST) --nightly --timeout 7200 $(ARGS)
 

@@ -43,12 +43,12 @@ class ClusterWorld(World):
 
     def live(self, seconds):
         """Chargers at work for so long; returns how many slots came into the database."""
-        before, end = self.stored(), time.monotonic() + seconds
+        before, end = self.head(), time.monotonic() + seconds
         while time.monotonic() < end:
             self.fleet.round(steps=1)
-        return self.stored() - before
+        return self.head() - before
 
-    def stored(self):
+    def head(self):
         with self.engine.connect() as connection:
             return connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(logs.c.head_seq), 0)))
 
@@ -95,10 +95,18 @@ def test_each_part_dies_in_turn(tmp_path, cluster, postgres):
 
             postgres.restart()
             assert world.live(20) > 0, "nothing came after the database was back"
+        for node in cluster.nodes:
+            node.kill()
+        world.live(5)
+        for node in cluster.nodes:
+            node.start()
+        for node in cluster.nodes:
+            node.wait()
+        assert world.live(60) > 0, "nothing came after all nodes were off at once"
         assert world.fleet.drain(300), (world.fleet.backlog(), world.log.read_text()[-2000:])
         found = world.check()
         cuts = sum(charger.cuts for charger in world.fleet.chargers)
-        print(f"{ROUNDS} rounds, {cuts} cuts, {world.stored()} slots, {found} bills")
+        print(f"{ROUNDS} rounds, {cuts} cuts, {world.head()} slots, {found} bills")
         assert found > 20
 
 
