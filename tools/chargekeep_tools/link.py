@@ -9,15 +9,16 @@ that gives its public names.
 
 A module that imports from a package inside its own stays what it is, as app.py does. So does what
 is imported inside of a function or an `if`: it may never be loaded. Private names are unique in
-their module only: names of two modules may become the same.
+their module only: names of two modules may become the same. Names of ROM_NAMES count as private.
 """
 
 import ast
 import itertools
-import string
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
+
+from chargekeep_tools.shorten import ROM_NAMES, short_names
 
 Sources = dict[str, str]
 """Path in the package tree, as `chargekeep/cbor.py`, to text."""
@@ -280,19 +281,16 @@ class _Firmware:
             for key, local in used.items():
                 users[key].append(unit)
                 avoid[key] |= local
-        shared: set[str] = set()
         taken: dict[str, set[str]] = {unit: set() for unit in self.units}
         constants = itertools.count()
-        for key in sorted(users, key=lambda key: len(users[key]) < 2):
+        # What keeps its name goes first, then what most have to agree on.
+        for key in sorted(users, key=lambda key: (not self._keeps(key), -len(users[key]))):
             if self._keeps(key):
-                name = _imported(key.name) if not key.of else key.name
+                name = key.name if key.of else _imported(key.name)
             elif key.name in self.modules[key.of].constants:
                 name = f"_CONSTANT_{next(constants)}"  # the compiler puts its value everywhere
             else:
-                not_these = avoid[key] | shared | taken[self.modules[key.of].unit]
-                name = next(n for n in _short_names() if n not in not_these)
-            if len(users[key]) > 1 and key.of:
-                shared.add(name)
+                name = next(short_names(avoid[key].union(*(taken[unit] for unit in users[key]))))
             for unit in users[key]:
                 if name in taken[unit]:
                     raise LinkError(f"{unit}: {name} of {key.of or key.name} is there already")
@@ -363,19 +361,13 @@ class _Firmware:
         names = [
             f"{self.names[_Key(module.name, name)]} as {name}"
             for name in sorted(module.own)
-            if name[0] != "_"
+            if name[0] != "_" and name not in ROM_NAMES
         ]
         return f"from {module.unit} import {', '.join(names)}\n" if names else "\n"
 
 
 def _imported(statement: str) -> str:
     return next(_bindings(ast.parse(statement).body))
-
-
-def _short_names() -> Iterator[str]:
-    for length in itertools.count(1):
-        for letters in itertools.product(string.ascii_letters, repeat=length):
-            yield "_" + "".join(letters)
 
 
 def link(sources: Sources, entry: str = ENTRY) -> Sources:

@@ -1,7 +1,8 @@
 """The firmware with fewer names in it: MicroPython keeps each one in RAM, and their table doubles.
 
-Public integer constants of modules become the numbers they stand for. Private names (`_name`) and
-names of parameters become short ones that all modules share. Lines stay where they are, so that
+Public integer constants of modules become the numbers they stand for. Private names (`_name`)
+become names that MicroPython has in its ROM, names of parameters short ones that all modules
+share. Lines stay where they are, so that
 line numbers, where they are compiled in, are those of the source. What a caller outside of the
 firmware uses stays as it is, but for names of parameters: it calls by position.
 """
@@ -153,12 +154,36 @@ def _inline_constants(sources: Sources) -> Sources:
 # Private names
 
 
+ROM_NAMES = """
+    inf nan pi tau sin cos tan log2 modf ceil fabs fmod acos asin atan erf erfc gamma acosh
+    asinh atan2 atanh cosh sinh tanh sqrt trunc expm1 frexp ldexp log10 polar isinf isnan
+    lgamma radians degrees copysign factorial isclose isfinite rel_tol abs_tol GS8 MVLSB RGB565
+    MONO_VLSB MONO_HLSB MONO_HMSB GS2_HMSB GS4_HMSB blit rect poly hline vline pixel scroll
+    ellipse fill_rect framebuf PTR VOID UINT INT8 LONG SHORT ULONG ARRAY INT16 INT32 INT64
+    UINT8 UINT16 UINT32 UINT64 USHORT NATIVE BF_LEN BF_POS BFINT8 BFINT16 BFINT32 BFUINT8
+    BFUINT16 BFUINT32 FLOAT32 FLOAT64 LONGLONG ULONGLONG BIG_ENDIAN LITTLE_ENDIAN sizeof
+    addressof bytearray_at scl sda sck miso mosi ADC I2C I2S PWM SPI LSB MSB STEREO SoftI2C
+    SoftSPI polarity firstbit readfrom writeto writevto memaddr addrsize duty_ns duty_u16 freq
+    mem8 mem16 mem32 onewire readbit readbyte writebit writebyte heapq heapify heappop heappush
+    deque popleft appendleft namedtuple OrderedDict center islower isupper isalpha isspace
+    rindex rsplit lstrip rpartition splitlines fromkeys popitem isdisjoint issubset issuperset
+    intersection union symmetric_difference difference_update intersection_update randint
+    randrange choice uniform getter setter deleter imag maxsize byteorder version_info calcsize
+""".split()
+"""Names that are in the images of all ports, of what no charger needs; no built-in functions."""
+
+
 def _short_names(taken: set[str], prefix: str = "") -> Iterator[str]:
-    letters = string.ascii_letters
     for length in itertools.count(1):
-        for word in itertools.product(letters, repeat=length):
+        for word in itertools.product(string.ascii_letters, repeat=length):
             if (name := prefix + "".join(word)) not in taken:
                 yield name
+
+
+def short_names(taken: set[str]) -> Iterator[str]:
+    """Names for what is private, those that cost nothing first."""
+    yield from (name for name in ROM_NAMES if name not in taken)
+    yield from _short_names(taken, "_")
 
 
 class _Private:
@@ -224,7 +249,7 @@ def _share_private_names(sources: Sources) -> Sources:
     new: dict[str, str] = {}
     for name in sorted(meets, key=lambda name: (-len(meets[name]), name)):
         taken = words.union(*(in_use[family] for family in meets[name]))
-        new[name] = next(_short_names(taken, "_"))
+        new[name] = next(short_names(taken))
         for family in meets[name]:
             in_use[family].add(new[name])
     return {
