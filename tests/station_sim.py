@@ -8,6 +8,7 @@ from meter_sim import Clock
 from nor_sim import NorSim, PowerCut
 
 from chargekeep import errors
+from chargekeep.config import Config
 from chargekeep.errors import ChargekeepError
 from chargekeep.health import Health
 from chargekeep.ledger.ring import Ledger
@@ -285,3 +286,36 @@ class Station:
         while self.sampler.step() < 20:
             pass
         self.machine.tick()
+
+
+def ready(**world):
+    settings = world.pop("settings", {})
+    w = World(**world)
+    w.boot(**settings).step()
+    assert w.run(3)
+    assert w.station.machine.state == "idle"
+    return w, w.station.machine
+
+
+def kinds(w):
+    return [kind for kind, _ in w.ledger.log]
+
+
+def settled(w, since=180200):
+    """All energy the meter counted is in the records, to the Wh."""
+    of_transactions, unattributed = w.attributed_wh()
+    m = w.station.machine
+    assert m.transaction is None
+    rest = m._sampler.register_wh - m.accounted_wh  # below the threshold for a record of its own
+    assert of_transactions + unattributed + rest == m._sampler.register_wh - since
+    assert w.meter.wh - m._sampler.register_wh <= 7
+    return of_transactions
+
+
+def settings_of(w, **values):
+    """The station's machine has these settings."""
+    config = Config()
+    for name, value in values.items():
+        assert hasattr(config, name), name
+        setattr(config, name, value)
+    w.station.machine._config = lambda: config
