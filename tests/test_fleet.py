@@ -144,6 +144,8 @@ def harass(world, kills, victims, minutes, pause_s=(0.3, 2.5)):
                     if not left:
                         return
                     left.pop()
+                    if len(left) % 100 == 0:
+                        print(f"{kills - len(left)} kills", flush=True)
                 victim()
         except BaseException as error:
             failed.append(error)
@@ -153,14 +155,17 @@ def harass(world, kills, victims, minutes, pause_s=(0.3, 2.5)):
     for thread in threads:
         thread.start()
     lived = 0
-    while lived < minutes or any(thread.is_alive() for thread in threads):
-        # As far as the kills are, so that all of them meet chargers at work.
-        due = minutes * min(kills, kills - len(left) + 1) // kills
-        steps = min(10, due - lived)
-        world.fleet.round(steps)
-        lived += steps
-    for thread in threads:
-        thread.join()
+    try:
+        while lived < minutes or any(thread.is_alive() for thread in threads):
+            # As far as the kills are, so that all of them meet chargers at work.
+            due = minutes * min(kills, kills - len(left) + 1) // kills
+            steps = min(10, due - lived)
+            world.fleet.round(steps)
+            lived += steps
+    finally:
+        left.clear()
+        for thread in threads:
+            thread.join()
     assert not failed
 
 
