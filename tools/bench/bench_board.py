@@ -4,6 +4,9 @@ Measures only the images that CHARGEKEEP_RP2_IMAGE and CHARGEKEEP_RP2_W_IMAGE na
 second end in _w.
 """
 
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 from chargekeep_tools import issue, keys, trust
 from chargekeep_tools.bench import Unavailable, firmware, open_board
 from chargekeep_tools.bench.emulated import EmulatedBoard
+from chargekeep_tools.bench.rp2040 import filesystem
 from chargekeep_tools.home import Home
 
 VERIFY = """
@@ -30,9 +34,47 @@ print(time.ticks_diff(time.ticks_us(), began))
 """
 
 
+ROOT = Path(__file__).resolve().parents[2]
+MOUNT = """
+import time
+from chargekeep.board import open_board
+from chargekeep.ledger.ring import Ledger
+class Store:
+    def read(self, name):
+        return bytes.fromhex("%s")
+ledger = Ledger(open_board().ledger_device(), None, None, Store())
+began = time.ticks_us()
+ledger.mount()
+print(time.ticks_diff(time.ticks_us(), began), ledger.free_slots)
+"""
+
+
+def mount_us(board: EmulatedBoard, scratch: Path) -> int:
+    """Time to mount 64 full sectors, which are gone again when this returns."""
+    vm = Path(sys.executable).parent / "micropython"
+    path = ":".join([".frozen", *(str(ROOT / p) for p in ("firmware", "boards/UNIX", "tests"))])
+    key = subprocess.run(
+        [vm, "-X", "heapsize=2m", ROOT / "tools/bench/vm_full_ring.py", scratch / "ring"],
+        env=dict(os.environ, MICROPYPATH=path),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    ring = (scratch / "ring").read_bytes()
+    end = filesystem.start(board.name)
+    before, after = board.flash[: end - len(ring)], board.flash[end:]
+    board.flash = before + ring + after
+    took_us, free_slots = map(int, board.exec(MOUNT % key).split())
+    assert free_slots == 0
+    board.power_cut()
+    board.flash = before + b"\xff" * len(ring) + board.flash[end:]
+    return took_us
+
+
 def measure(board: EmulatedBoard, home: Home) -> dict[str, float]:
     files = firmware.files(board.name)
     board.install(files)
+    mounted_us = mount_us(board, home.root.parent)
     verify_us, sign_us = map(int, board.exec(VERIFY).split())
     board.power_cut()
     began = board.now_s
@@ -63,6 +105,7 @@ def measure(board: EmulatedBoard, home: Home) -> dict[str, float]:
         "flash_bytes_total": sum(map(len, files.values())),
         "heap_free_after_boot_bytes": heap_idle,
         "heap_free_charging_bytes": board.status["heap_free"],
+        "ledger_mount_full_ms_on_image": mounted_us / 1000,
         "provision_emulated_s": provision_s,
         "token_to_permit_ms_on_image": 1000 * permit_s,
     }
