@@ -1,8 +1,12 @@
 """Sync from a MicroPython VM, and the reconciler against a subscriber that only counts.
 
-Everything of a comparison runs in the same call, in turns, on one mosquitto.
+Everything of a comparison runs in the same call, in turns, on one mosquitto. The station is
+measured until the host has committed and acknowledged all, its peer until the broker has: on the
+bare loopback, and (`_20ms_`) through a link with 20 ms round trip, as Wi-Fi and a router have.
 """
 
+import asyncio
+import contextlib
 import json
 import os
 import statistics
@@ -11,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import paho.mqtt.client as mqtt
@@ -31,6 +35,7 @@ BATCHES = 2000  # of 32 records each
 TURNS = 3
 VM_RECORDS = 3000
 BASELINE_RECORDS = 100
+ROUND_TRIP_S = 0.02
 PATHS = [".frozen", ROOT / "firmware", ROOT / "boards/UNIX", ROOT / "tests"]
 
 
@@ -42,6 +47,47 @@ class SenderBroker(Broker):
         with (self.folder / "acl").open("a") as acl:
             acl.write("user sender\ntopic write chargekeep/#\n")
         return path
+
+
+class Link:
+    """A TCP proxy in which data takes `delay` seconds each way.
+
+    Only data: segments are acknowledged at once, which is kinder to small writes than air.
+    """
+
+    def __init__(self, to: int, delay: float) -> None:
+        self.to, self.delay = to, delay
+        self.loop = asyncio.new_event_loop()
+        self.server = self.loop.run_until_complete(
+            asyncio.start_server(self._serve, "127.0.0.1", 0)
+        )
+        self.port = self.server.sockets[0].getsockname()[1]
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[int]:
+        thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        thread.start()
+        yield self.port
+        self.loop.call_soon_threadsafe(self._stop)
+        thread.join()
+
+    def _stop(self) -> None:
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+        self.loop.call_later(0.1, self.loop.stop)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        beyond = await asyncio.open_connection("127.0.0.1", self.to)
+        with contextlib.suppress(asyncio.CancelledError):  # by _stop
+            await asyncio.gather(self._carry(reader, beyond[1]), self._carry(beyond[0], writer))
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                self.loop.call_later(self.delay, writer.write, data)
+        except OSError:
+            pass
+        self.loop.call_later(self.delay, writer.close)
 
 
 class Bench:
@@ -83,9 +129,9 @@ class Bench:
             text=True,
         )
 
-    def drain(self, records: int) -> float:
+    def drain(self, records: int, port: int, name: str) -> float:
         """Seconds from the first connection until the host has acknowledged `records`."""
-        replica = Replica(SITE, "vm")
+        replica = Replica(SITE, name)
         record = replica.record()
         self.home.save_station(record)
         self.broker.stations.append(record)
@@ -94,16 +140,16 @@ class Bench:
             "password": replica.password,
             "seed": replica.key.private_bytes_raw().hex(),
             "issuer": self.home.key("issuer")["public_key"],
-            "port": self.broker.port,
-            "flash": str(self.folder / f"vm{records}.nor"),
+            "port": port,
+            "flash": str(self.folder / f"{name}.nor"),
             "format": True,
             "records": records,
             "blocks": 128,
         }
-        file = self.folder / f"vm{records}.json"
+        file = self.folder / f"{name}.json"
         file.write_text(json.dumps(settings))
-        engine = store.connect(f"sqlite:///{self.folder / f'vm{records}.db'}")
-        source = MqttSource(self.broker.url(RECONCILER), f"drain-{records}")
+        engine = store.connect(f"sqlite:///{self.folder / f'{name}.db'}")
+        source = MqttSource(self.broker.url(RECONCILER), f"drain-{name}")
         reconciler = cli.reconciler_for(self.home, engine, None, source.publish)
         process = self.vm(ROOT / "tests/sync_vm.py", file)
         taken: list[float] = []
@@ -124,13 +170,11 @@ class Bench:
         self.broker.stations.pop()
         return taken[0]
 
-    def publish_wait(self) -> float:
+    def publish_wait(self, port: int) -> float:
         """Seconds for `BASELINE_RECORDS`, one a packet, the PUBACK awaited."""
         station = self.broker.stations[0]["mqtt"]
         program = ROOT / "tools/bench/vm_publish_wait.py"
-        process = self.vm(
-            program, self.broker.port, station["user"], station["password"], BASELINE_RECORDS
-        )
+        process = self.vm(program, port, station["user"], station["password"], BASELINE_RECORDS)
         return float(process.communicate()[0])
 
     # What the host does
@@ -208,9 +252,12 @@ def run() -> dict[str, float]:
         bench = Bench(Path(name))
         messages = bench.messages()
         with bench.broker:
-            drained = VM_RECORDS / bench.drain(VM_RECORDS)
-            latency = bench.drain(1000)
-            baseline = BASELINE_RECORDS / bench.publish_wait()
+            drained = VM_RECORDS / bench.drain(VM_RECORDS, bench.broker.port, "near")
+            latency = bench.drain(1000, bench.broker.port, "latency")
+            baseline = BASELINE_RECORDS / bench.publish_wait(bench.broker.port)
+            with Link(bench.broker.port, ROUND_TRIP_S / 2).running() as port:
+                far_drained = VM_RECORDS / bench.drain(VM_RECORDS, port, "far")
+                far_baseline = BASELINE_RECORDS / bench.publish_wait(port)
             counted, stored, billed = [], [], []
             for turn in range(TURNS):
                 counted.append(bench.count(messages))
@@ -220,7 +267,11 @@ def run() -> dict[str, float]:
     return {
         "sync_bytes_per_record_on_wire": round(wire_bytes(), 1),
         "sync_drain_records_per_s": round(drained),
+        "sync_drain_20ms_records_per_s": round(far_drained),
+        "sync_umqtt_records_per_s": round(baseline, 1),
+        "sync_umqtt_20ms_records_per_s": round(far_baseline, 1),
         "sync_vs_umqtt_ratio": round(drained / baseline, 1),
+        "sync_vs_umqtt_20ms_ratio": round(far_drained / far_baseline, 1),
         "sync_latency_after_reconnect_s": round(latency, 2),
         "reconcile_sqlite_records_per_s": round(32 * statistics.median(stored)),
         "reconcile_projected_records_per_s": round(statistics.median(billed)),
