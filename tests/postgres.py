@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from chargekeep_tools.broker import free_port
 
@@ -20,9 +21,13 @@ def _binaries():
 
 
 class Postgres:
-    """A cluster in a temporary folder, run as the user postgres (it refuses root)."""
+    """A cluster in a temporary folder, run as the user postgres (it refuses root).
 
-    def __init__(self):
+    Without `fsync` a commit survives the death of the server, but not of the machine.
+    """
+
+    def __init__(self, fsync=False):
+        self.fsync = fsync
         pytest.importorskip("psycopg")
         self.programs = _binaries()
         if self.programs is None or os.geteuid() != 0:
@@ -51,11 +56,21 @@ class Postgres:
 
     def start(self):
         words = ("-D", self.folder / "data", "-p", str(self.port), "-k", self.folder)
+        words += ("-c", f"fsync={'on' if self.fsync else 'off'}")
         self.process = self._popen("postgres", *words, "-h", "127.0.0.1")
         give_up = time.monotonic() + 90
         while self._popen("pg_isready", "-h", "127.0.0.1", "-p", str(self.port)).wait(10):
             assert time.monotonic() < give_up, (self.folder / "log").read_text()[-2000:]
             time.sleep(0.1)
+
+    def empty(self):
+        """The URL of a database with nothing in it."""
+        engine = sa.create_engine(self.url)
+        with engine.begin() as connection:
+            connection.execute(sa.text("DROP SCHEMA public CASCADE"))
+            connection.execute(sa.text("CREATE SCHEMA public"))
+        engine.dispose()
+        return self.url
 
     def kill(self):
         """As a power cut: the postmaster and all its backends."""

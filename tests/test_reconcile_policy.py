@@ -1,11 +1,15 @@
 """The conflict table of reconcile/policy.py: one test a row."""
 
+import struct
+
 import pytest
+import test_reconcile_parking
 from charger import SITE, TARIFF
 from reconcile_host import Host
 
-from chargekeep_tools import objects, wire
+from chargekeep_tools import keys, objects, trust, wire
 from chargekeep_tools.reconcile import cli, policy
+from chargekeep_tools.reconcile.books import HomeBooks
 from chargekeep_tools.reconcile.schema import adjustments, batches, records, transactions
 from chargekeep_tools.sim.replica import BOOT, METER_SEGMENT, START, TX_ENDED, Replica
 
@@ -103,6 +107,31 @@ def test_unknown_token(host, replica):
     host.resolve("kind=unknown_token")
     assert host.reconciler.projector.retry() == 1
     assert [b["energy_wh"] for b in cli.list_bills(host.engine)] == [100, 50]
+
+
+def test_tokens_of_issuers_elsewhere(host, replica):
+    """Known by the site's trust lists, the superseded as well; but not if its key is here."""
+    for name in ("elsewhere", "later", "apart"):
+        keys.create(host.home, name, "issuer", now=START, encrypted=False)
+    keys.create(host.home, "prices", "issuer", keys.scope_bits("tariff"), encrypted=False)
+    trust.build(host.home, SITE, ["elsewhere", "issuer", "prices"], now=START)
+    trust.build(host.home, SITE, ["issuer", "later", "prices"], now=START)
+    for name in ("elsewhere", "later", "apart", "prices"):
+        host.home.key_path(name).unlink()
+    books = HomeBooks(host.home)
+
+    def issued(name, at=START):
+        return books.issued(SITE, b"notours!", bytes.fromhex(host.home.key(name)["kid"]), at)
+
+    assert issued("elsewhere") and issued("later") and issued("later", None)
+    assert not issued("apart") and not issued("prices")
+    assert not issued("issuer")  # of our own keys the register knows each token
+    record = host.home.key("elsewhere")
+    assert not issued("elsewhere", record["exp"] + 1)
+    assert not issued("elsewhere", record["nbf"] - 1)
+    assert not books.issued(SITE, b"notours!", None, START)
+    host.home.add_entitlement(SITE, {"cti": b"isours!!".hex()})
+    assert books.issued(SITE, b"isours!!", None, START)
 
 
 def test_unknown_tariff(host, replica):
@@ -241,6 +270,43 @@ def test_lost(host, replica):
     assert host.kinds() == ["lost"] and replica.acknowledged == len(replica.slots)
 
 
+def head(replica, seq=None, link=None, key=None, log_id=None):
+    """A head record as the station appends it, or a false one."""
+    seq = len(replica.slots) if seq is None else seq
+    link = replica.slots[seq - 1].link if link is None else link
+    message = b"chargekeep head 1" + (log_id or replica.log_id) + struct.pack("<I", seq) + link
+    replica.append(12, [seq, link, (key or replica.key).sign(message)])
+
+
+def test_true_heads(host, replica):
+    replica.charge(10, tariff=PRICED)
+    head(replica)
+    head(replica, 2)  # any slot that came before
+    (first,) = replica.batches()
+    host.give(replica, first)
+    head(replica)  # the last one of the batch before
+    replica.append(BOOT, [1, "x"])
+    head(replica, 3)  # in a batch before
+    assert len(reconcile(host, replica)) == 1 and host.kinds() == []
+
+
+@pytest.mark.parametrize(
+    "false",
+    [
+        {"link": b"another!"},
+        {"key": Replica(SITE, "cp-2").key},
+        {"log_id": b"another log's id"},
+        {"seq": 1, "link": b"another!"},
+        {"seq": 99, "link": b"to come!"},
+    ],
+)
+def test_bad_head(host, replica, false):
+    replica.charge(10, tariff=PRICED)
+    head(replica, **false)
+    only(reconcile(host, replica), "", 10)
+    assert host.kinds() == ["bad_head"] and replica.acknowledged == len(replica.slots)
+
+
 def test_fork(host, replica):
     twin = Replica(SITE, "cp-1")  # the same identity, another life
     replica.charge(10, tariff=PRICED)
@@ -276,7 +342,8 @@ def test_no_seal_key(host, replica):
 
 
 def test_every_rule_has_its_test():
-    tests = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    names = [*globals(), *vars(test_reconcile_parking)]
+    tests = {name.removeprefix("test_") for name in names if name.startswith("test_")}
     assert {rule.flag for rule in policy.RULES} <= tests
 
 

@@ -25,15 +25,7 @@ def postgres():
 
 @pytest.fixture
 def url(postgres):
-    """An empty database."""
-    import sqlalchemy as sa
-
-    engine = sa.create_engine(postgres.url)
-    with engine.begin() as connection:
-        connection.execute(sa.text("DROP SCHEMA public CASCADE"))
-        connection.execute(sa.text("CREATE SCHEMA public"))
-    engine.dispose()
-    return postgres.url
+    return postgres.empty()
 
 
 def test_same_bills_as_sqlite(tmp_path, url):

@@ -7,7 +7,14 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from chargekeep_tools.reconcile.project import open_exceptions
-from chargekeep_tools.reconcile.schema import WAITING, batches, bills, logs
+from chargekeep_tools.reconcile.schema import (
+    WAITING,
+    batches,
+    bills,
+    exceptions,
+    logs,
+    parked,
+)
 from chargekeep_tools.reconcile.worker import Reconciler
 
 
@@ -22,7 +29,7 @@ class Collector:
         family = CounterMetricFamily(
             "chargekeep_batches", "Ledger batches by what became of them.", labels=["outcome"]
         )
-        for outcome in ("accepted", "duplicate", "waiting", "fork"):
+        for outcome in ("accepted", "duplicate", "waiting", "fork", "parked"):
             family.add_metric([outcome], figures.batches[outcome])
         yield family
         family = CounterMetricFamily(
@@ -39,12 +46,18 @@ class Collector:
         ):
             yield CounterMetricFamily(f"chargekeep_{name}", text, value=value)
         with self.reconciler.engine.connect() as connection:
+            all_parked = sa.select(sa.func.count()).select_from(parked)
+            held_up = sa.select(sa.func.count()).where(
+                exceptions.c.kind == "unprojected", exceptions.c.resolved.is_(None)
+            )
             waiting = sa.select(sa.func.count()).where(batches.c.state == WAITING)
             behind = sa.func.coalesce(sa.func.sum(logs.c.head_seq - logs.c.projected_seq), 0)
             for name, text, query in (
                 ("logs", "Station logs known.", sa.select(sa.func.count()).select_from(logs)),
                 ("bills", "Bills made.", sa.select(sa.func.count()).select_from(bills)),
                 ("waiting_batches", "Batches beyond a gap.", waiting),
+                ("parked_batches", "Batches that the database did not take.", all_parked),
+                ("unprojected_logs", "Logs whose records could not be billed.", held_up),
                 ("projection_backlog_slots", "Stored and not yet billed.", sa.select(behind)),
             ):
                 value = float(connection.scalar(query) or 0)

@@ -55,7 +55,8 @@ RULES = (
     ),
     Rule(
         "unknown_token",
-        "a transaction names a token that was never issued",
+        "a transaction names a token that was not issued here, nor by an issuer elsewhere whom a"
+        " trust list of the site vouched for at the time",
         "recorded and blocked; billed once an operator has resolved the exception",
         raises=True,
         blocks=True,
@@ -139,6 +140,13 @@ RULES = (
         raises=True,
     ),
     Rule(
+        "bad_head",
+        "a signed head that is not signed by the station, or is another than the chain has there",
+        "the records stand as the chain and the batch's signature prove them, and are billed; an"
+        " operator looks at the station",
+        raises=True,
+    ),
+    Rule(
         "fork",
         "a batch contradicts the history (restored flash, two stations with one identity)",
         "quarantined and never acknowledged; the history before it stands",
@@ -154,6 +162,20 @@ RULES = (
         "no_seal_key",
         "the log's seal key is not in the home directory, so its chain cannot be checked",
         "quarantined and never acknowledged; accepted when it comes again after the key is there",
+        raises=True,
+    ),
+    Rule(
+        "parked",
+        "a batch that verifies but that the database will not take (constraint, value, bug)",
+        "kept as it came and never acknowledged: its station waits, nobody else does; tried again"
+        " once an operator has resolved the exception, or by `reconcile retry`",
+        raises=True,
+    ),
+    Rule(
+        "unprojected",
+        "stored records of a log that cannot be made transactions and bills (constraint, bug)",
+        "acknowledged and kept; that log's bills wait, nobody else's do; tried again once an"
+        " operator has resolved the exception, or by `reconcile retry`",
         raises=True,
     ),
 )

@@ -7,7 +7,7 @@ history is quarantined.
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -50,7 +50,7 @@ class Log:
 
 
 class Outcome(NamedTuple):
-    """What became of a batch: `accepted`, `duplicate`, `waiting` or `fork`."""
+    """What became of a batch: `accepted`, `duplicate`, `waiting` or `fork`; and of its log."""
 
     kind: str
     log: Log
@@ -76,7 +76,9 @@ class Store:
                     group = Group(self, connection, int(time.time()) if now is None else now)
                     outcomes = [group.ingest(batch, station) for batch, station in opened]
                     group.flush()
-                return outcomes
+                # As committed: what is done to a log later may not come to be.
+                heads = {log.id: replace(log) for _, log in outcomes}
+                return [Outcome(kind, heads[log.id]) for kind, log in outcomes]
             except (Stale, IntegrityError):
                 self._logs.clear()  # another reconciler was here: look again
                 if attempt == _ATTEMPTS - 1:

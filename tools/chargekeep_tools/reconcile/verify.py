@@ -8,6 +8,7 @@ import struct
 import time
 from dataclasses import dataclass, field
 from hashlib import sha256
+from threading import Lock
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -119,11 +120,14 @@ class Stations:
         self.home = home
         self.known: dict[tuple[str, str], Station] = {}
         self._looked = 0.0
+        self._looking = Lock()
 
     def get(self, site: str, station: str) -> Station | None:
         found = self.known.get((site, station))
-        if found is None and time.monotonic() - self._looked > self._LOOK_AGAIN_S:
-            self.refresh()
+        if found is None:
+            with self._looking:  # who comes second finds what the first one read
+                if time.monotonic() - self._looked > self._LOOK_AGAIN_S:
+                    self.refresh()
             found = self.known.get((site, station))
         return found
 

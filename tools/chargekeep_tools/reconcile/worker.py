@@ -19,7 +19,7 @@ from chargekeep_tools import wire
 from chargekeep_tools.reconcile import parking
 from chargekeep_tools.reconcile.database import passes
 from chargekeep_tools.reconcile.project import Projector
-from chargekeep_tools.reconcile.store import Log, Outcome, Store
+from chargekeep_tools.reconcile.store import Log, Outcome, Store, reason
 from chargekeep_tools.reconcile.verify import Batch, Station, Stations, open_batch
 
 _TWO_THREADS_FROM = 32  # messages
@@ -115,7 +115,7 @@ class Reconciler:
                 half = len(opened) // 2
                 return self._store(opened[:half]) + self._store(opened[half:])
             (batch, _) = opened[0]
-            log_.error("%s/%s: parked: %s", batch.site, batch.station, error)
+            log_.error("%s/%s: parked: %s", batch.site, batch.station, reason(error))
             parking.park(self.engine, batch, error, now)
             self.figures.batches["parked"] += 1
             return []
