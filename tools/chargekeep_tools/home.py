@@ -4,6 +4,8 @@
       keys/<name>.pem            private key, PKCS#8, mode 0600
       keys/<name>.json           what may be known of it: role, public key, kid, scope, validity
       stations/<station>.json    site, public key, kid, log id, MQTT credentials (mode 0600)
+      broker.json                passwords of the host's own MQTT users (mode 0600)
+      ca/                        authority of the link to the broker (credentials.py)
       sites/<site>/site.json     site key (mode 0600)
       sites/<site>/versions.json the last version given out, by object
       sites/<site>/entitlements.jsonl   what was issued, one a line
@@ -58,7 +60,8 @@ class Home:
 
     # Files
 
-    def _durable(self, path: Path, data: bytes, private: bool = False) -> None:
+    def write(self, path: Path, data: bytes, private: bool = False) -> None:
+        """Replace the file `path`, on the disk when this returns."""
         self._folder(path.parent)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # mode 0600
         try:
@@ -90,7 +93,7 @@ class Home:
             raise ToolError(f"{path} is damaged: {error}", Exit.HOME, "restore it from a backup")
 
     def write_json(self, path: Path, obj: Any, private: bool = False) -> None:
-        self._durable(path, (json.dumps(obj, indent=2) + "\n").encode(), private)
+        self.write(path, (json.dumps(obj, indent=2) + "\n").encode(), private)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -121,7 +124,7 @@ class Home:
     def save_key(self, record: dict[str, Any], pem: bytes | None = None) -> None:
         path = self.key_path(record["name"])
         if pem is not None:
-            self._durable(path, pem, private=True)
+            self.write(path, pem, private=True)
         self.write_json(path.with_suffix(".json"), record)
 
     # Stations
@@ -189,7 +192,7 @@ class Home:
         self, site: str, name: str, version: int, data: bytes, suffix: str = "cose"
     ) -> Path:
         path = self.object_path(site, name, version, suffix)
-        self._durable(path, data)
+        self.write(path, data)
         return path
 
     def objects(self, site: str, name: str) -> Iterator[tuple[int, str | None, bytes]]:

@@ -4,14 +4,14 @@ A run that was cut is repeated and goes on where it was, with the same key and t
 """
 
 import os
-import secrets
 import time
 from binascii import b2a_base64
 from typing import Any
 
-from chargekeep_tools import allowlist, keys, upload, wire
+from chargekeep_tools import allowlist, credentials, keys, upload, wire
 from chargekeep_tools.bundle import ROOT_FILES, Bundle, file_list
 from chargekeep_tools.codes import Exit, ToolError
+from chargekeep_tools.credentials import Auth
 from chargekeep_tools.device import Device, opened
 from chargekeep_tools.home import Home, checked_name
 from chargekeep_tools.publish import RETAINED
@@ -32,18 +32,18 @@ def network_map(
     *,
     wifi: tuple[str, str] | None = None,
     broker: tuple[str, int] | None = None,
-    mqtt: dict[str, str] | None = None,
     tls: bool = False,
     ca: bytes | None = None,
 ) -> dict[int, Any]:
-    """The station's file `network`: Wi-Fi `(ssid, password)`, broker `(host, port)`, MQTT user."""
+    """The station's file `network` (FORMATS.md section 8) but for its own credentials.
+
+    Wi-Fi `(ssid, password)`, broker `(host, port)`, its authority's certificate (DER).
+    """
     found: dict[int, Any] = {}
     if wifi is not None:
         found |= {1: wifi[0], 2: wifi[1]}
     if broker is not None:
         found |= {3: broker[0], 4: broker[1], 7: tls}
-    if mqtt is not None:
-        found |= {5: mqtt["user"], 6: mqtt["password"]}
     if ca is not None:
         found[8] = ca
     return found
@@ -57,12 +57,14 @@ def commission(
     *,
     evse_id: int = 1,
     network: dict[int, Any] | None = None,
+    auth: Auth = Auth.PASSWORD,
     root: str | None = None,
     replace: bool = False,
 ) -> dict[str, Any]:
     """Have the device become `station`, and keep its record. Returns the record.
 
-    `network` lacks MQTT user and password: they are made here, once for each station.
+    `network` lacks what the station shows to the broker: it is made here, once for each station,
+    and again with `replace`, for the board before may be in other hands.
     Raises `ToolError` when the proof of possession of the new key does not verify.
     """
     checked_name(station, "station")
@@ -71,7 +73,13 @@ def commission(
         raise ToolError(
             f"station {station} belongs to site {before['site']}", Exit.USAGE, "take another name"
         )
-    mqtt = before["mqtt"] if before else {"user": station, "password": secrets.token_urlsafe(18)}
+    if before is not None and before.get("revoked") and not replace:
+        raise ToolError(
+            f"station {station} was revoked", Exit.REFUSED, "--replace makes a new station of it"
+        )
+    mqtt = credentials.make(
+        home, station, auth, before["mqtt"] if before and not replace else None
+    )
     challenge = os.urandom(32)
     request = {
         1: site,
@@ -80,7 +88,7 @@ def commission(
         4: bytes.fromhex(keys.choose(home, "root", name=root)["public_key"]),
         5: os.urandom(32),
         6: home.site_key(site),
-        7: (network or {}) | {5: mqtt["user"], 6: mqtt["password"]},
+        7: (network or {}) | credentials.network(mqtt),
         8: challenge,
         9: replace,
     }
@@ -118,6 +126,8 @@ def commission(
         "ledger_blocks": result["ledger_blocks"],
         "commissioned": int(time.time()),
     }
+    if before is not None and replace:
+        credentials.end(home, before["mqtt"])
     _keep(home, record, before)
     device.call("commission.run('confirm')")
     return record
@@ -126,8 +136,8 @@ def commission(
 def _keep(home: Home, record: dict[str, Any], before: dict[str, Any] | None) -> None:
     if before is not None and before["public_key"] != record["public_key"]:
         # Its old log is still to be verified: keys are retired, not forgotten.
-        names = ("public_key", "kid", "log_id", "seal_key", "commissioned")
-        old = {name: before[name] for name in names}
+        names = ("public_key", "kid", "log_id", "seal_key", "commissioned", "revoked")
+        old = {name: before[name] for name in names if name in before}
         record["former"] = [*before.get("former", ()), old]
     elif before is not None:
         record["seal_key"] = record["seal_key"] or before["seal_key"]

@@ -10,8 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from chargekeep_tools import boards, bundle, label, live
+from chargekeep_tools import boards, bundle, credentials, label, live
+from chargekeep_tools.broker import PORTS
 from chargekeep_tools.codes import Exit, ToolError
+from chargekeep_tools.credentials import Auth, Authority
 from chargekeep_tools.home import Home
 from chargekeep_tools.options import (
     HomeOption,
@@ -45,6 +47,13 @@ WifiOption = Annotated[
 ]
 MqttOption = Annotated[str | None, typer.Option("--broker", help="MQTT broker as host:port.")]
 TlsOption = Annotated[bool, typer.Option("--tls", help="Connect to the broker with TLS.")]
+CaOption = Annotated[
+    Path | None,
+    typer.Option("--ca", help="Certificate that vouches for the broker [our own authority's]."),
+]
+AuthOption = Annotated[
+    Auth, typer.Option("--auth", help="What the station shows to the broker; the last two: TLS.")
+]
 RootOption = Annotated[str | None, typer.Option("--root", help="Root key the station believes.")]
 ReplaceOption = Annotated[
     bool, typer.Option("--replace", help="Forget the station the board was, its key and its log.")
@@ -72,6 +81,8 @@ class Job:
         wifi: str | None,
         broker: str | None,
         tls: bool,
+        ca: Path | None,
+        auth: Auth,
         **how: Any,
     ) -> None:
         self.home = Home(home)
@@ -83,10 +94,17 @@ class Job:
             how["bundle"] = bundle.build(self.home, self.site, board)
         if wiring is not None:
             how["wiring"] = _read_wiring(wiring)
+        how["auth"] = auth
+        tls = tls or ca is not None or auth != Auth.PASSWORD
+        authority = None
+        if tls and auth != Auth.PSK:
+            authority = credentials.authority_in(ca) if ca else Authority(self.home).der
+        port = PORTS[list(Auth).index(auth) + 1] if tls else PORTS[0]
         how["network"] = network_map(
             wifi=(wifi, _wifi_password(wifi)) if wifi else None,
-            broker=_host_and_port(broker, 8883 if tls else 1883) if broker else None,
+            broker=_host_and_port(broker, port) if broker else None,
             tls=tls,
+            ca=authority,
         )
 
     def do(self, port: str, station: str, evse: int, progress: Progress) -> dict[str, Any]:
@@ -141,6 +159,8 @@ def provision_command(
     wifi: WifiOption = None,
     broker: MqttOption = None,
     tls: TlsOption = False,
+    ca: CaOption = None,
+    auth: AuthOption = Auth.PASSWORD,
     root: RootOption = None,
     replace: ReplaceOption = False,
     test: TestOption = True,
@@ -159,6 +179,8 @@ def provision_command(
         wifi,
         broker,
         tls,
+        ca,
+        auth,
         root=root,
         replace=replace,
         test=test,
@@ -188,6 +210,8 @@ def provision_many_command(
     wifi: WifiOption = None,
     broker: MqttOption = None,
     tls: TlsOption = False,
+    ca: CaOption = None,
+    auth: AuthOption = Auth.PASSWORD,
     root: RootOption = None,
     test: TestOption = True,
     site: SiteOption = None,
@@ -196,7 +220,7 @@ def provision_many_command(
 ) -> None:
     """Provision every board of PLAN. One line of JSON a board with --json; run it again after a
     failure: what is done is done quickly. The exit status is that of the first failure."""
-    job = Job(home, site, board, path, wiring, wifi, broker, tls, root=root, test=test)
+    job = Job(home, site, board, path, wiring, wifi, broker, tls, ca, auth, root=root, test=test)
     rows = list(_read_plan(plan))
     codes = []
     with progress_lines(not as_json) as line, ThreadPoolExecutor(jobs) as pool:
@@ -252,15 +276,47 @@ def _host_and_port(text: str, default: int) -> tuple[str, int]:
     return host, int(port or default)
 
 
-@app.command("stations")
+stations = typer.Typer(help="List and revoke the stations of this home.")
+app.add_typer(stations, name="stations")
+
+
+@stations.callback(invoke_without_command=True)
 def stations_command(
-    site: SiteOption = None, home: HomeOption = None, as_json: JsonOption = False
+    context: typer.Context,
+    site: SiteOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """List the stations of this home."""
+    """List the stations of this home; or revoke one."""
+    if context.invoked_subcommand:
+        return
     records = [public(record) for record in Home(home).stations(site)]
     rows = (
-        (r["station"], r["site"], r["kid"], r["board"], r["firmware"], utc(r["commissioned"]))
+        (
+            r["station"],
+            r["site"],
+            r["kid"],
+            r["board"],
+            r["firmware"],
+            "revoked" if r.get("revoked") else utc(r["commissioned"]),
+        )
         for r in records
     )
     columns = ("station", "site", "kid", "board", "firmware", "commissioned")
     show(records, as_json, lambda: table(columns, rows))
+
+
+@stations.command("revoke")
+def revoke_command(
+    station: Annotated[str, typer.Argument(help="Name of the station.")],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Believe a station no more: one that was stolen, say. `broker config` tells the broker."""
+    record = public(credentials.revoke(Home(home), station))
+
+    def human() -> None:
+        print(f"{station} is revoked: nothing it sends is taken from now on")
+        print("  now run: chargekeep broker config, and restart the broker")
+
+    show(record, as_json, human)
