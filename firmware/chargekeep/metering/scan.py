@@ -95,9 +95,10 @@ async def scan(master, found, addresses=range(1, 248), names=FAMILIES):
 def run(first, last):
     """Scan the addresses `first` to `last` of this board's bus and print one JSON object."""
     board = open_board()
-    uart = board.uart("meter")
+    wiring = board.wiring.get("meter") or {}
+    uart = None if wiring.get("family") == "pulse" else board.uart("meter")
     rows = []
     if uart:
-        master = Master(uart, board.wiring["meter"].get("baudrate", 9600), reply_ms=_REPLY_MS)
+        master = Master(uart, wiring.get("baudrate", 9600), reply_ms=_REPLY_MS)
         asyncio.run(scan(master, lambda *row: rows.append(row), range(first, last + 1)))
     print(json.dumps({"wired": bool(uart), "found": rows}))
