@@ -18,6 +18,10 @@ from chargekeep.health import Health
 from chargekeep.store import Store
 from chargekeep.timebase import Timebase
 
+if hasattr(gc, "threshold"):  # as app.py
+    gc.collect()
+    gc.threshold(gc.mem_free() // 4)
+
 NOW = 1_800_000_000  # Friday 2027-01-15 08:00 UTC
 DAY = 86400
 SITE = "site-1"
@@ -122,8 +126,9 @@ def hashed(id_token):
     return id_hash(SITE_KEY, id_token)
 
 
-def pages_of(entries, fanout=24):
-    """Pages of an allowlist of `(hash, policy, expiry)`, with at most `fanout` items each."""
+def pages_of(entries, fanout=24, leaf=0):
+    """Pages of an allowlist of `(hash, policy, expiry)`, with at most `fanout` items each, or
+    `leaf` in leaves."""
     import hashlib
 
     def page(level, items, first):
@@ -132,7 +137,8 @@ def pages_of(entries, fanout=24):
 
     entries = sorted(entries)
     rows = [h + bytes((policy,)) + exp.to_bytes(4, "big") for h, policy, exp in entries]
-    level = [rows[i : i + fanout] for i in range(0, len(rows), fanout)] or [[]]
+    leaf = leaf or fanout
+    level = [rows[i : i + leaf] for i in range(0, len(rows), leaf)] or [[]]
     shape = [level]  # leaves first, of each page its items (or its children)
     while len(shape[-1]) > 1:
         below = shape[-1]
@@ -157,14 +163,35 @@ def pages_of(entries, fanout=24):
     return out
 
 
-def allowlist(version, entries, exp=NOW + 30 * DAY, fanout=24, **kw):
+def allowlist(version, entries, exp=NOW + 30 * DAY, fanout=24, leaf=0, bases=(), **kw):
     """`(header, pages)`."""
     import hashlib
 
-    pages = pages_of(entries, fanout)
+    pages = pages_of(entries, fanout, leaf)
     root = hashlib.sha256(pages[0]).digest()
     body = {10: len(entries), 11: root, 12: len(pages), 13: exp}
+    if bases:
+        body[14] = list(bases)
     return signed(cose.ALLOWLIST, version, body, **kw), pages
+
+
+def delta(entries, index, leaf):
+    """From the list of `entries` to the one without the `index`th of them in order."""
+
+    def say(kind, n=0):
+        return bytes((kind << 5 | n >> 8, n & 255))
+
+    before = index // leaf
+    data = say(0, before) if before else b""
+    left = len(entries) - before * leaf - 1
+    at = index % leaf
+    while left > 0:
+        size = min(leaf, left)
+        data += (say(1, at) if at > 0 else b"") + (say(2, 1) if at >= 0 else b"")
+        data += (say(1, size - max(at, 0)) if size > at else b"") + say(4)
+        at = -1
+        left -= size
+    return data
 
 
 _chunk = bytearray(4 * 512)  # at import, when memory is whole
@@ -265,13 +292,14 @@ class Station:
         await self.objects.accept("trust", trust_list())
         return self
 
-    async def load_list(self, header, pages):
+    async def load_list(self, header, pages, delta=None):
         await self.objects.accept("allowlist", header)
         while True:
             wanted = self.objects.wanted()
             if not wanted:
                 return
-            await self.objects.accept_chunk(wanted[0], wanted[1], chunks(pages)[wanted[1]])
+            data = delta if wanted[1] < 0 else chunks(pages)[wanted[1]]
+            await self.objects.accept_chunk(wanted[0], wanted[1], data)
 
     def begin(self, decision, evse_id, tx_id):
         """As the transaction machine does, the Started record in between."""

@@ -8,6 +8,7 @@ Long variants read the environment variable CHARGEKEEP_NIGHTLY ("1" or "0").
 """
 
 import atexit
+import contextlib
 import functools
 import os
 import re
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from chargekeep_tools.codes import ToolError
 from chargekeep_tools.compiler import compile_module
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,15 +38,19 @@ SKIPPED = 77
 
 @functools.cache
 def compiled():
-    """Folder of the firmware as a board loads it: to compile it would take the tests' heap."""
+    """Folder of the firmware as a board loads it, and of what tests share: to compile it would
+    take the tests' heap."""
     folder = Path(tempfile.mkdtemp(prefix="chargekeep-mpy-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for source in FIRMWARE.glob("chargekeep/**/*.py"):
-        if not source.name.endswith("_thumb.py"):  # of another processor
-            module = folder / source.relative_to(FIRMWARE).with_suffix(".mpy")
+    for root, pattern in ((FIRMWARE, "chargekeep/**/*.py"), (TESTS, "*.py")):
+        for source in root.glob(pattern):
+            if source.name.endswith("_thumb.py") or source.name.startswith(("test_", "mp_")):
+                continue  # of another processor, or not imported
+            module = folder / source.relative_to(root).with_suffix(".mpy")
             module.parent.mkdir(parents=True, exist_ok=True)
             name = str(source.relative_to(ROOT))
-            module.write_bytes(compile_module(source.read_text(), name, optimize=0))
+            with contextlib.suppress(ToolError):  # not all of the tests is for MicroPython
+                module.write_bytes(compile_module(source.read_text(), name, optimize=0))
     return folder
 
 

@@ -68,16 +68,16 @@ async def test_a_wrong_page_is_refused_and_the_right_one_taken():
     await s.objects.accept("allowlist", header)
     for n, part in enumerate(chunks(pages)):
         for at in range(0, len(part), 509):
-            wrong = bytearray(part)
-            wrong[at] ^= 0x10
+            part[at] ^= 0x10
             try:
-                await s.objects.accept_chunk(1, n, bytes(wrong))
+                await s.objects.accept_chunk(1, n, part)
             except ChargekeepError as e:
                 assert e.code == errors.LIST_PAGE
             else:
                 raise AssertionError("page accepted at %d" % at)
+            part[at] ^= 0x10
             assert s.objects.wanted() == (1, n)
-        for wrong in (part[:-1], bytes(part) + b"\0", b"", part[512:]):
+        for wrong in (part[:-1], bytes(len(part) + 1), b"", part[512:]):
             try:
                 await s.objects.accept_chunk(1, n, wrong)
             except ChargekeepError as e:
@@ -201,7 +201,7 @@ async def test_a_full_disk_leaves_the_old_list():
     header, pages = allowlist(2, entries_of(40), fanout=4)
     await s.objects.accept("allowlist", header)
     loader = s.objects.allowlist._loader
-    path, loader._path = loader._path, "/nonexistent/slot"
+    path, loader.path = loader.path, "/nonexistent/slot"
     try:
         await s.objects.accept_chunk(2, 0, chunks(pages)[0])
     except OSError:
@@ -209,7 +209,7 @@ async def test_a_full_disk_leaves_the_old_list():
     else:
         raise AssertionError("stored")
     assert s.objects.wanted() == (2, 0)
-    loader._path = path
+    loader.path = path
     for n, part in enumerate(chunks(pages)):
         await s.objects.accept_chunk(2, n, part)
     assert s.objects.allowlist.header.version == 2
@@ -224,15 +224,15 @@ async def test_what_flash_holds_is_proven_before_the_switch():
     for n in range(len(parts) - 1):
         await s.objects.accept_chunk(2, n, parts[n])
     loader = s.objects.allowlist._loader
-    pause = loader._pause
+    pause = loader.pause
 
     async def decay():
-        loader._pause = pause
+        loader.pause = pause
         with open(s.store.path("allowlist.slot0"), "r+b") as f:
             f.seek(5 * 512 + 100)
             f.write(b"\x55\xaa")
 
-    loader._pause = decay
+    loader.pause = decay
     try:
         await s.objects.accept_chunk(2, len(parts) - 1, parts[len(parts) - 1])
     except ChargekeepError as e:

@@ -12,6 +12,7 @@ from authority import (
     Station,
     allowlist,
     config,
+    delta,
     hashed,
     token_text,
     trust_list,
@@ -21,7 +22,7 @@ from disk_sim import Disk, fresh, mounted
 from chargekeep import errors
 
 OLD = [(hashed("old"), 0, 0)]
-NEW = [(hashed("new%d" % i), 0, 0) for i in range(9)]
+NEW = sorted((hashed("new%d" % i), 0, 0) for i in range(9))
 OLD_LIST = allowlist(1, OLD)
 NEW_LIST = allowlist(2, NEW, fanout=3)
 TOKEN = token_text(use_count=2)
@@ -114,6 +115,23 @@ async def test_every_cut_of_a_list_switch():
         )
 
     await every_cut(prepare, act, state, (1, True, 0), (2, False, 9))
+
+
+async def test_every_cut_of_a_delta():
+    header, pages = allowlist(2, NEW[:4] + NEW[5:], leaf=3, bases=(1,))
+    before = allowlist(1, NEW, leaf=3)
+
+    async def prepare(s):
+        await s.load_list(*before)
+
+    async def act(s):
+        await s.load_list(header, pages, delta(NEW, 4, 3))
+
+    def state(s):
+        listed = s.objects.allowlist
+        return listed.header.version, sum(1 for entry in NEW if listed.look_up(entry[0]))
+
+    await every_cut(prepare, act, state, (1, 9), (2, 8))
 
 
 async def test_every_cut_of_a_use_count():

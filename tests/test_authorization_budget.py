@@ -14,5 +14,7 @@ def test_ceilings():
     assert measured["allowlist_lookup_pages"] <= 4
     assert measured["allowlist_bytes_per_entry"] <= 32
     assert measured["allowlist_load_heap_peak"] <= 6 * 1024
+    assert measured["allowlist_delta_heap_peak"] <= 6 * 1024
+    assert measured["allowlist_one_change_bytes"] <= 512
     assert measured["allowlist_lookup_vs_linear_ratio"] > 5
     assert measured["entitlement_bytes"] <= 160

@@ -35,7 +35,12 @@ def _make(folder: Path) -> None:
     root = hashlib.sha256(pages[0]).digest()
     body = {1: 1, 2: SITE, 4: NOW, 10: ENTRIES, 11: root, 12: len(pages), 13: NOW + 10**7}
     (folder / "header").write_bytes(wire.seal_sign1(wire.ALLOWLIST, ISSUER, body))
-    chosen = random.Random(1).sample(entries, 200)
+    changed = [*entries[1:], (wire.id_token_hash(SITE_KEY, "DE-CKP-NEW"), 0, NOW + 10**6)]
+    delta = allowlist.delta(pages, new := allowlist.build_pages(changed))
+    (folder / "delta").write_bytes(delta)
+    body |= {1: 2, 11: hashlib.sha256(new[0]).digest(), 12: len(new), 14: [1]}
+    (folder / "header2").write_bytes(wire.seal_sign1(wire.ALLOWLIST, ISSUER, body))
+    chosen = random.Random(1).sample(entries[1:], 200)
     (folder / "hashes").write_bytes(b"".join(entry[0] for entry in chosen))
     limits = [60000, 14400, 22000, 1, 12, 345, 1]  # every limit in use
     for i in range(20):
@@ -136,7 +141,11 @@ def _on_vm() -> dict[str, float]:
             raise RuntimeError(done.stdout + done.stderr)
         metrics = {key: float(value) for key, value in map(str.split, done.stdout.splitlines())}
         size = (folder / "pages").stat().st_size
+        change = sum((folder / name).stat().st_size for name in ("header2", "delta"))
     metrics["allowlist_bytes_per_entry"] = size / ENTRIES
     metrics["allowlist_chunks"] = -(-size // (allowlist.PAGE * allowlist.CHUNK_PAGES))
-    metrics["allowlist_chunks_for_one_change"] = _chunks_for_one_change()
+    metrics["allowlist_one_change_bytes"] = change
+    metrics["allowlist_one_change_without_delta_bytes"] = (
+        _chunks_for_one_change() * allowlist.CHUNK_PAGES * allowlist.PAGE
+    )
     return metrics

@@ -33,6 +33,8 @@ from chargekeep_tools.options import (
 PAGE = 512
 ITEMS = 24
 CHUNK_PAGES = 4
+DELTA_MAX = 2048
+BASES = 4  # of how many earlier lists there are deltas
 _SEPARATOR = 5
 _LEAST, _ENDING = 16, 8  # of a leaf's entries; one hash in so many ends a leaf that has these
 _MAX_LEVEL = 3
@@ -111,6 +113,61 @@ def build_pages(entries: Iterable[Entry]) -> list[bytes]:
     return [page for level_pages in levels for _, page in level_pages]
 
 
+_TAKE_LEAVES, _TAKE, _SKIP, _ADD, _END = range(5)  # kinds of a delta's instructions
+_MOST = 0x1FFF  # that one counts
+
+
+def _leaf_items(pages: list[bytes]) -> list[list[bytes]]:
+    return [
+        [page[i : i + 21] for i in range(_HEAD.size, _HEAD.size + 21 * page[1], 21)]
+        for page in pages
+        if page[0] == 0
+    ]
+
+
+def delta(old: list[bytes], new: list[bytes]) -> bytes:
+    """Instructions that make the pages of a list from another's (FORMATS.md section 2)."""
+    out: list[tuple[int, int, bytes]] = []
+
+    def say(kind: int, n: int, data: bytes = b"") -> None:
+        if out and kind != _END and out[-1][0] == kind:
+            kind, before, said = out.pop()
+            n, data = before + n, said + data
+        out.append((kind, n, data))
+
+    items: list[bytes] = []
+    starts = {}
+    for leaf in _leaf_items(old):
+        starts[tuple(leaf)] = len(items)
+        items += leaf
+    cursor = 0
+    for leaf in _leaf_items(new):
+        start = starts.get(tuple(leaf))
+        if start is not None and start >= cursor:
+            if start > cursor:
+                say(_SKIP, start - cursor)
+            say(_TAKE_LEAVES, 1)
+            cursor = start + len(leaf)
+            continue
+        for item in leaf:
+            while cursor < len(items) and items[cursor][:16] < item[:16]:
+                say(_SKIP, 1)
+                cursor += 1
+            if cursor < len(items) and items[cursor] == item:
+                say(_TAKE, 1)
+                cursor += 1
+            else:
+                say(_ADD, 1, item)
+        say(_END, 0)
+    parts = []
+    for kind, n, data in out:
+        while n > _MOST:
+            parts.append(struct.pack(">H", kind << 13 | _MOST))
+            n -= _MOST
+        parts.append(struct.pack(">H", kind << 13 | n) + data)
+    return b"".join(parts)
+
+
 def find(pages: list[bytes], root_hash: bytes, wanted: bytes) -> Entry | None:
     """The entry of an IdToken hash, every page on the way proven; None if it is not listed.
 
@@ -151,15 +208,45 @@ def build(
     ]
     pages = build_pages(entries)
     body = {10: len(entries), 11: hashlib.sha256(pages[0]).digest(), 12: len(pages), 13: exp}
+    deltas = _deltas(home, site, pages) if entries else {}
+    if deltas:
+        body[14] = sorted(deltas)
     signed = objects.sign(home, wire.ALLOWLIST, site, body, station, key, now)
     home.save_object(site, "allowlist", signed.version, b"".join(pages), "pages")
+    for base, data in deltas.items():
+        home.save_object(site, "allowlist", signed.version, data, f"from{base}")
     return signed
+
+
+def _deltas(home: Home, site: str, pages: list[bytes]) -> dict[int, bytes]:
+    """By the version of the list that they lead from; only what fits in one message."""
+    found = {}
+    for version in home.object_versions(site, "allowlist")[-BASES:]:
+        if home.object_path(site, "allowlist", version, "pages").exists():
+            data = delta(_pages(home, site, version), pages)
+            if len(data) <= DELTA_MAX:
+                found[version] = data
+    return found
+
+
+def _pages(home: Home, site: str, version: int) -> list[bytes]:
+    data = home.object_path(site, "allowlist", version, "pages").read_bytes()
+    return [data[i : i + PAGE] for i in range(0, len(data), PAGE)]
+
+
+def parts(home: Home, site: str, version: int) -> Iterator[tuple[int, bytes]]:
+    """What a station can ask for of a list: a chunk by its number, a delta by minus the version
+    that it leads from."""
+    header = home.object_path(site, "allowlist", version)
+    for path in sorted(header.parent.glob(f"{header.stem}.from*")):
+        yield -int(path.suffix.removeprefix(".from")), path.read_bytes()
+    yield from enumerate(chunks(home, site, version))
 
 
 def chunks(home: Home, site: str, version: int) -> list[bytes]:
     """The list's pages as `down/allowlist/<version>/<n>` carries them: four to a message."""
-    data = home.object_path(site, "allowlist", version, "pages").read_bytes()
-    return [data[i : i + CHUNK_PAGES * PAGE] for i in range(0, len(data), CHUNK_PAGES * PAGE)]
+    pages = _pages(home, site, version)
+    return [b"".join(pages[i : i + CHUNK_PAGES]) for i in range(0, len(pages), CHUNK_PAGES)]
 
 
 def read_csv(path: Path) -> Iterator[tuple[str, int, int]]:
@@ -224,9 +311,11 @@ def find_command(
         raise ToolError(f"site {name} has no allowlist", Exit.HOME, "allowlist build makes one")
     version, _, data = newest
     payload = wire.peek_sign1(data)[2]
-    joined = b"".join(chunks(the_home, name, version))
-    pages = [joined[i : i + PAGE] for i in range(0, len(joined), PAGE)]
-    entry = find(pages, payload[11], wire.id_token_hash(the_home.site_key(name), id_token))
+    entry = find(
+        _pages(the_home, name, version),
+        payload[11],
+        wire.id_token_hash(the_home.site_key(name), id_token),
+    )
     result = {
         "version": version,
         "listed": entry is not None,

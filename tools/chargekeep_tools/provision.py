@@ -163,10 +163,10 @@ def install(home: Home, device: Device, station: str) -> dict[str, int]:
         version, data = newest
         answer = device.call(f"commission.run('take', {name!r}, {b2a_base64(data)!r})", 30)
         if name == "allowlist":
-            chunks = allowlist.chunks(home, site, version)
+            parts = dict(allowlist.parts(home, site, version))
             while answer["wanted"]:
                 wanted, n = answer["wanted"]
-                chunk = b2a_base64(chunks[n])
+                chunk = b2a_base64(parts[n])
                 answer = device.call(f"commission.run('take_chunk', {wanted}, {n}, {chunk!r})", 30)
         installed[name] = version
     return installed

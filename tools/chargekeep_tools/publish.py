@@ -112,9 +112,9 @@ def retained(home: Home, site: str, pages: bool = True) -> list[Message]:
         for station, (version, data) in home.current(site, name).items():
             to = station or ALL
             if name == "allowlist" and pages:
-                for n, chunk in enumerate(allowlist.chunks(home, site, version)):
+                for n, part in allowlist.parts(home, site, version):
                     topic = wire.topic(site, to, "down", name, str(version), str(n))
-                    messages.append((topic, chunk, True))
+                    messages.append((topic, part, True))
             messages.append((wire.topic(site, to, "down", name), data, True))
     return messages
 

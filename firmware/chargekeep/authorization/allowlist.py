@@ -19,6 +19,8 @@ _COUNT = const(10)  # keys of the header
 _ROOT = const(11)
 _PAGES = const(12)
 _EXP = const(13)
+_BASES = const(14)
+_MAX_BASES = const(8)
 
 _HEAD = const(8)  # of a page
 _ITEM = const(21)
@@ -32,18 +34,22 @@ _COMING = "allowlist.coming"  # header of the list that is being loaded into the
 _SLOT = "allowlist.slot%d"
 
 _PACKAGE = "chargekeep.authorization"
-_LOADER = "chargekeep.authorization.loader"
+_RARE = ("loader", "delta")
 
 
 class Header(form.Object):
-    """What is signed of a list: `count` of entries, hash of page 0, number of pages, expiry."""
+    """What is signed of a list: `count` of entries, hash of page 0, number of pages, expiry, and
+    the versions of lists that a delta leads from."""
 
     def __init__(self, payload):
-        super().__init__(payload, (_COUNT, _ROOT, _PAGES, _EXP))
+        super().__init__(payload, (_COUNT, _ROOT, _PAGES, _EXP), (_BASES,))
         self.count = form.uint(self.body[_COUNT])
         self.root = form.octets(self.body[_ROOT], 32)
         self.pages = form.uint(self.body[_PAGES], form.U16, 1)
         self.exp = form.uint(self.body[_EXP])
+        self.bases = form.array(self.body.get(_BASES, []), _MAX_BASES)
+        for version in self.bases:
+            form.uint(version)
 
 
 class Allowlist:
@@ -57,6 +63,7 @@ class Allowlist:
         self.coming = None
         self._slot = 0
         self._loader = None
+        self.base = 0  # version of the list that a delta is awaited from
         self._damaged = False
         self._buffer = bytearray(PAGE)
         self.pages_read = 0
@@ -139,9 +146,14 @@ class Allowlist:
         return self._loader.complete and await self._finish()
 
     def wanted(self):
-        """`(version, n)` of the next chunk to give to `chunk`, or None."""
+        """`(version, n)` of the next chunk to give to `chunk`, or None.
+
+        Where n is negative it is the delta from the list of version -n.
+        """
         if not self.coming:
             return None
+        if self.base:
+            return self.coming.version, -self.base
         return self.coming.version, self._loader.taken // CHUNK_PAGES
 
     async def chunk(self, version, n, data):
@@ -152,8 +164,14 @@ class Allowlist:
         """
         if (version, n) != self.wanted():
             return False
-        await self._loader.chunk(data)
-        await self._loader.reuse()
+        if self.base:
+            self.base = 0  # where it does not do, chunks will
+            from chargekeep.authorization.delta import apply
+
+            await apply(self._loader, data)
+        else:
+            await self._loader.chunk(data)
+            await self._loader.reuse()
         return await self._finish() if self._loader.complete else None
 
     def forget_coming(self):
@@ -162,9 +180,9 @@ class Allowlist:
         self._store.remove(_SLOT % (1 - self._slot))
         if self.coming:
             self.coming = self._loader = None
-            # Lists are rare, memory is always short
-            sys.modules.pop(_LOADER, None)
-            del sys.modules[_PACKAGE].loader  # pyright: ignore (a module)
+            for name in _RARE:  # as memory is always short
+                if sys.modules.pop(_PACKAGE + "." + name, None):
+                    delattr(sys.modules[_PACKAGE], name)
 
     def _load(self, header):
         from chargekeep.authorization.loader import Loader
@@ -172,6 +190,7 @@ class Allowlist:
         self.coming = header
         old = self._path(self._slot) if self.header and not self._damaged else None
         self._loader = Loader(header, self._path(1 - self._slot), old, self._pause)
+        self.base = self.header.version if old and self.header.version in header.bases else 0
 
     async def _finish(self):
         await self._loader.prove()  # from what flash holds now, not from what was received

@@ -74,6 +74,7 @@ class Door:
         current = self._here.ledger.counter(KINDS[kind][1])
         if kind == "allowlist" and self._here.allowlist.coming:
             if self._here.allowlist.stored_coming() == data:
+                self._here.allowlist.base = 0  # its delta would be here
                 return False
             current = max(current, self._here.allowlist.coming.version)
         # The same version again takes effect only where what was accepted has been lost

@@ -85,9 +85,9 @@ class Loader:
 
     def __init__(self, header, path, old, pause):
         self._header = header
-        self._path = path
-        self._old = old
-        self._pause = pause
+        self.path = path
+        self.old = old
+        self.pause = pause
         self._received = 0, b""  # first page and pages of the chunk being taken
         self._prover = Prover(header, self._read_page)
 
@@ -100,17 +100,21 @@ class Loader:
     def complete(self):
         return self._prover.taken == self._header.pages
 
+    def take(self, page):
+        """As Prover.take; the caller writes it."""
+        self._prover.take(page)
+
     async def prove(self):
         """Start again from what the file holds."""
         self._prover = prover = Prover(self._header, self._read_page)
         try:
-            with open(self._path, "rb") as f:
+            with open(self.path, "rb") as f:
                 while not self.complete:
                     page = f.read(PAGE)
                     if len(page) < PAGE:
                         break
                     prover.take(page)
-                    await self._pause()
+                    await self.pause()
         except (OSError, ChargekeepError):
             return  # the pages up to here hold; the rest comes again
 
@@ -134,7 +138,7 @@ class Loader:
             error = e
         self._received = 0, b""
         try:
-            with open(self._path, "r+b" if start else "wb") as f:
+            with open(self.path, "r+b" if start else "wb") as f:
                 f.seek(start * PAGE)
                 f.write(data[(start - first) * PAGE : (prover.taken - first) * PAGE])
                 f.flush()
@@ -143,14 +147,14 @@ class Loader:
             raise
         if error:
             raise error
-        await self._pause()
+        await self.pause()
 
     async def reuse(self):
         """Take the next pages from the old list, as long as it has them."""
-        if not self._old or not self.taken or self.complete:
+        if not self.old or not self.taken or self.complete:
             return
         try:
-            with open(self._old, "rb") as old, open(self._path, "r+b") as f:
+            with open(self.old, "rb") as old, open(self.path, "r+b") as f:
                 f.seek(self.taken * PAGE)
                 while not self.complete:
                     # Index pages are read back while their children come: those must be durable
@@ -161,7 +165,7 @@ class Loader:
                     f.write(page)
                     if self.taken % _FLUSH_PAGES == 0:
                         f.flush()
-                    await self._pause()
+                    await self.pause()
                 f.flush()
         except (OSError, ChargekeepError):
             await self.prove()
@@ -190,6 +194,6 @@ class Loader:
         at = (number - first) * PAGE
         if 0 <= at < len(data):
             return bytes(data[at : at + PAGE])  # it outlives the chunk
-        with open(self._path, "rb") as f:
+        with open(self.path, "rb") as f:
             f.seek(number * PAGE)
             return f.read(PAGE)
