@@ -217,7 +217,8 @@ def test_commands(host, monkeypatch, capsys):
 
     def run(*words):
         home = ["--home", str(host.home.root), "--database", host.url]
-        monkeypatch.setattr("sys.argv", ["chargekeep", "reconcile", *words, *home])
+        part = [] if words[0] == "exceptions" else ["reconcile"]
+        monkeypatch.setattr("sys.argv", ["chargekeep", *part, *words, *home])
         with pytest.raises(SystemExit) as ended:
             main()
         assert not ended.value.code
@@ -230,6 +231,7 @@ def test_commands(host, monkeypatch, capsys):
     run("exceptions", "resolve", "free of charge", "--where", "kind=unknown_tariff")
     assert json.loads(run("exceptions", "list", "--json")) == []
     assert "records projected" in run("rebuild")
+    assert json.loads(run("retry", "--json")) == {"batches": 0, "records": 0, "bills": 0}
     assert json.loads(run("exceptions", "list", "--json", "--resolved"))[0]["note"]
 
 
@@ -259,4 +261,5 @@ def test_metrics(host):
     text = urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
     assert 'chargekeep_batches_total{outcome="accepted"} 1.0' in text
     assert "chargekeep_batches_refused_total{code=" in text
+    assert "chargekeep_parked_batches 0.0" in text and "chargekeep_unprojected_logs 0.0" in text
     assert "chargekeep_bills 1.0" in text and "chargekeep_projection_backlog_slots 0.0" in text

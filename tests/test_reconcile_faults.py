@@ -5,6 +5,7 @@ Also: what it must not believe, and any order in which anything may come.
 
 import gc
 import random
+import shutil
 
 import pytest
 import sqlalchemy as sa
@@ -44,9 +45,14 @@ class Points:
             raise Killed
 
 
-def run_once(folder, die_at, home=None):
-    """One life with a kill at point `die_at`, then lives without; (points seen, host)."""
+def run_once(folder, die_at, empty=None, home=None):
+    """One life with a kill at point `die_at`, then lives without; (points seen, host).
+
+    empty: a database without rows.
+    """
     folder.mkdir()
+    if empty is not None:
+        shutil.copy(empty, folder / "reconcile.db")
     host = Host(folder, home=home)
     replicas = [host.add(Replica(SITE, f"cp-{i}")) for i in range(2)]
     for replica in replicas:
@@ -96,10 +102,12 @@ def check_acknowledged(host, replica):
 
 
 def test_killed_at_every_point(tmp_path):
-    total, host, _ = run_once(tmp_path / "whole", 0)
+    store.connect(f"sqlite:///{tmp_path / 'empty.db'}").dispose()
+    total, host, _ = run_once(tmp_path / "whole", 0, tmp_path / "empty.db")
     assert total > 40
     for die_at in range(1, total + 1):
-        _, host, replicas = run_once(tmp_path / str(die_at), die_at, host.home)
+        folder = tmp_path / str(die_at)
+        _, host, replicas = run_once(folder, die_at, tmp_path / "empty.db", host.home)
         found = [(b["station"], b["tx"], b["energy_wh"]) for b in cli.list_bills(host.engine)]
         assert found == [("cp-0", 1, 100), ("cp-1", 1, 100)]
         assert all(r.acknowledged == len(r.slots) for r in replicas), die_at
@@ -164,7 +172,7 @@ def test_forged_acknowledgements_free_nothing(tmp_path):
     assert replica.acknowledged == 0
 
 
-# Any order
+# Any order: duplicates, gaps that are filled later, restarts, clock steps, meter exchanges
 
 
 def live(seed):
@@ -172,7 +180,7 @@ def live(seed):
     chance = random.Random(seed)
     replica = Replica(SITE, "cp-1", register=chance.randrange(10**6))
     total = 0
-    for _ in range(chance.randint(1, 4)):
+    for _ in range(chance.randint(1, 6)):
         what = chance.choice(("charge", "charge", "reboot", "clock", "exchange", "resume"))
         wh = chance.randrange(20_000)
         if what == "reboot":
@@ -196,14 +204,29 @@ def live(seed):
     return replica, total
 
 
-@given(seed=st.integers(0, 2**32), data=st.data())
-@settings(
-    max_examples=300,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+def any_order(examples):
+    def decorate(test):
+        given_ = given(seed=st.integers(0, 2**32), data=st.data())
+        checks = [HealthCheck.too_slow, HealthCheck.data_too_large]
+        return given_(
+            settings(max_examples=examples, deadline=None, suppress_health_check=checks)(test)
+        )
+
+    return decorate
+
+
+@any_order(300)
 def test_any_order_gives_the_same_bills(any_order_host, seed, data):
-    host = any_order_host
+    check_any_order(any_order_host, seed, data)
+
+
+@pytest.mark.nightly
+@any_order(10_000)
+def test_ten_thousand_orders_give_the_same_bills(any_order_host, seed, data):
+    check_any_order(any_order_host, seed, data)
+
+
+def check_any_order(host, seed, data):
     replica, total = live(seed)
     sizes = data.draw(st.lists(st.integers(2, 12), min_size=1, max_size=2))
     sent = [batch for most in sizes for batch in replica.batches(after=0, most=most)]
