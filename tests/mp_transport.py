@@ -109,9 +109,13 @@ async def test_silent_server_is_given_up_without_blocking():
         task.cancel()
 
 
-def test_tls_needs_something_to_trust():
-    try:
-        transport.tls_context()
-        raise AssertionError
-    except ChargekeepError as e:
-        assert e.code == errors.CONFIG
+async def test_tls_needs_something_to_trust():
+    whole = {5: "cp-1", 7: True, 8: b"no certificate", 9: b"", 10: b"", 11: bytes(16)}
+    for names in ((), (8,), (11,)):
+        settings = {name: whole[name] for name in (7,) + names}
+        for _ in range(2):  # each connection says so; the charger goes on
+            try:
+                await transport.Transport("127.0.0.1", 9, settings).open()
+                raise AssertionError
+            except ChargekeepError as e:
+                assert e.code == errors.CONFIG

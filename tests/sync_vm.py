@@ -15,7 +15,7 @@ from chargekeep.ledger.ring import Ledger
 from chargekeep.sync.inbox import Inbox
 from chargekeep.sync.mqtt import MqttClient
 from chargekeep.sync.outbox import Outbox
-from chargekeep.sync.transport import Transport, tls_context
+from chargekeep.sync.transport import Transport
 
 with open(sys.argv[1]) as f:  # an argument of more than 255 bytes crashes the VM
     settings = json.load(f)
@@ -66,14 +66,12 @@ async def main():
         body = cbor.loads(payload)
         return body[10], body[11], body[12]
 
-    context = None
+    files = {8: "ca", 9: "certificate", 10: "key"}
+    tls = {n: read(settings[name]) for n, name in files.items() if name in settings}
     if "psk" in settings:
         identity, key = settings["psk"]
-        context = tls_context(psk=(identity, unhexlify(key)))
-    elif "ca" in settings:
-        files = [settings.get(name) for name in ("ca", "certificate", "key")]
-        context = tls_context(*[path and read(path) for path in files])
-    transport = Transport(settings.get("host", "127.0.0.1"), settings["port"], context)
+        tls = {5: identity, 11: unhexlify(key)}
+    transport = Transport(settings.get("host", "127.0.0.1"), settings["port"], tls or None)
 
     base = "chargekeep/1/%s/%s/up/connection" % (SITE, STATION)
     client = MqttClient(

@@ -54,7 +54,6 @@ _PORT = const(4)
 _USER = const(5)
 _PASSWORD = const(6)
 _TLS = const(7)
-_CA = const(8)
 
 
 class App:
@@ -415,10 +414,10 @@ class App:
 
 def _transport(settings, interface):
     # Loaded where there is a broker only: a board without a radio lacks what it needs.
-    from chargekeep.sync.transport import Transport, tls_context
+    from chargekeep.sync.transport import Transport
 
-    tls = tls_context(settings.get(_CA)) if settings.get(_TLS) else None
     dns = interface and (lambda: interface.ifconfig()[3])
+    tls = settings if settings.get(_TLS) else None
     return Transport(settings[_HOST], settings[_PORT], tls, dns)
 
 

@@ -23,57 +23,65 @@ _POINTER = const(0xC0)  # 4.1.4
 _DATAGRAM = const(512)  # 4.2.1
 _TRIES = const(3)
 
+_USER = const(5)  # of the network map
+_CA = const(8)
+_CERTIFICATE = const(9)
+_KEY = const(10)
+_PSK = const(11)
+
 
 class Transport:
     """`await open()` gives asyncio's (reader, writer) to the broker.
 
-    host: name or IPv4 address; tls: an SSLContext or None; dns: gives the address of the name
-    server, as `lambda: wlan.ifconfig()[3]`, or None where getaddrinfo may be trusted not to block.
+    host: name or IPv4 address; tls: the network map (see `tls_context`) or None; dns: gives the
+    address of the name server, as `lambda: wlan.ifconfig()[3]`, or None where getaddrinfo may be
+    trusted not to block.
     """
 
     def __init__(self, host, port, tls=None, dns=None, timeout_ms=1500):
         self.host = host
         self.port = port
         self.tls = tls
+        self._context = None
         self.dns = dns
         self.timeout_ms = timeout_ms
 
     async def open(self):
-        """Raises OSError, or SYNC_CONNECT where the name cannot be resolved."""
+        """Raises OSError, SYNC_CONNECT where the name cannot be resolved, CONFIG."""
+        if self.tls:  # here, so that a station with bad settings charges nevertheless
+            self._context, self.tls = tls_context(self.tls), None
         address = self.host
         if self.dns and not is_address(address):
             address = await resolve(address, self.dns(), self.timeout_ms)
-        if self.tls is None:
+        if self._context is None:
             return await asyncio.open_connection(address, self.port)
         return await asyncio.open_connection(
-            address, self.port, ssl=self.tls, server_hostname=self.host
+            address, self.port, ssl=self._context, server_hostname=self.host
         )
 
 
-def tls_context(ca=None, certificate=None, key=None, psk=None):
+def tls_context(settings):
     """A client context that accepts only a broker it can authenticate.
 
-    ca: the certificate to trust; certificate and key: our own, all in DER as bytes; psk:
-    (identity, key bytes) instead of certificates. Raises CONFIG where neither is given or the
-    port cannot do it.
+    settings: the network map (FORMATS.md section 8). Raises CONFIG where it has neither a
+    certificate to trust nor a pre-shared key, or where the port cannot do it.
     """
     import tls  # the frozen module ssl ignores the PSK attributes
 
     context = tls.SSLContext(tls.PROTOCOL_TLS_CLIENT)  # its attributes are not in the stubs
     try:
-        if psk:
+        if _PSK in settings:
             context.verify_mode = tls.CERT_NONE  # the key does it  # pyright: ignore
-            context.psk_identity, context.psk_key = psk  # pyright: ignore
+            context.psk_identity = settings[_USER]  # pyright: ignore
+            context.psk_key = settings[_PSK]  # pyright: ignore
             # Only these suites: another one would not authenticate the broker.
             context.set_ciphers([c for c in context.get_ciphers() if "-PSK-" in c])
-        elif ca:
-            context.verify_mode = tls.CERT_REQUIRED  # pyright: ignore
-            context.load_verify_locations(ca)
-            if certificate:
-                context.load_cert_chain(certificate, key)
         else:
-            raise ValueError("TLS without ca or psk")
-    except (AttributeError, ValueError, OSError) as e:
+            context.verify_mode = tls.CERT_REQUIRED  # pyright: ignore
+            context.load_verify_locations(settings[_CA])
+            if _CERTIFICATE in settings:
+                context.load_cert_chain(settings[_CERTIFICATE], settings[_KEY])
+    except (AttributeError, KeyError, ValueError, OSError) as e:
         raise ChargekeepError(errors.CONFIG, "TLS: %s" % e)
     return context
 
