@@ -5,7 +5,8 @@ import json
 import time
 
 import pytest
-from charger import wait_for
+from charger import Charger, wait_for
+from reconcile_host import Host
 from sync_site import Site
 
 from chargekeep_tools import broker, credentials, publish, wire
@@ -139,3 +140,22 @@ def test_a_revoked_station_is_let_in_no_more(depot):
     for name in NAMES:
         accepted(depot.connect(name))
     assert len(json.loads((depot.home.root / "ca" / "revoked.json").read_text())) == 1
+
+
+def test_a_revoked_station_is_not_believed(tmp_path):
+    host = Host(tmp_path)
+    host.reconciler.stations._LOOK_AGAIN_S = 0.0
+    charger = host.add(Charger("cp-1"))
+    charger.charge(1000)
+    charger.charge(500)
+    charger.update()
+    first, *rest = charger.batches(max_bytes=300)
+    host.give(charger, first)
+    believed, acknowledged = host.bills(), charger.ledger.acknowledged
+    credentials.revoke(host.home, "cp-1")
+    assert host.give(charger, *rest) == len(rest)  # the broker need not keep them
+    assert charger.ledger.acknowledged == acknowledged
+    assert sum(host.reconciler.figures.refused.values()) == len(rest)
+    # What was believed before stays, and stays provable
+    host.restart()
+    assert host.bills() == believed

@@ -129,9 +129,14 @@ class Home:
 
     # Stations
 
+    @property
+    def stations_folder(self) -> Path:
+        """It changes whenever a record does, for each is replaced as a whole."""
+        return self.root / "stations"
+
     def stations(self, site: str | None = None) -> list[dict[str, Any]]:
         """The records of all stations, or of those of `site`, by name."""
-        found = sorted((self.root / "stations").glob("*.json"))
+        found = sorted(self.stations_folder.glob("*.json"))
         records = [self.read_json(path) for path in found]
         return [record for record in records if site is None or record["site"] == site]
 
@@ -150,7 +155,7 @@ class Home:
         self.write_json(self._station_path(record["station"]), record, private=True)
 
     def _station_path(self, station: str) -> Path:
-        return self.root / "stations" / f"{checked_name(station, 'station')}.json"
+        return self.stations_folder / f"{checked_name(station, 'station')}.json"
 
     # Sites
 

@@ -31,6 +31,7 @@ _MAX_SECTOR = 1 << 20  # 120 years of a record a minute; each costs a key
 _UNKNOWN_LINK = bytes(8)
 
 OBJECT_FORM = 106
+REVOKED = 118
 LEDGER_CORRUPT = 503
 LEDGER_TAMPERED = 510
 
@@ -91,6 +92,7 @@ class Station:
     logs: dict[bytes, SealKeys | None] = field(default_factory=dict)
     # For each key: how a batch begins, what is signed before its hash, and the key.
     frames: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
+    revoked: set[bytes] = field(default_factory=set)  # logs from which nothing more is taken
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> "Station":
@@ -100,6 +102,8 @@ class Station:
             seal = era.get("seal_key")
             log_id = bytes.fromhex(era["log_id"])
             found.logs[log_id] = SealKeys(bytes.fromhex(seal)) if seal else None
+            if era.get("revoked"):
+                found.revoked.add(log_id)
         for kid, public_key in found.keys.items():
             protected = wire.dumps({1: -8, 3: wire.BATCH, 4: kid})
             head = cbor2.dumps(protected)
@@ -112,7 +116,7 @@ class Station:
 
 
 class Stations:
-    """The stations of a home directory; looks again when asked for one it does not know."""
+    """The stations of a home directory; looks now and then whether one is new or was revoked."""
 
     _LOOK_AGAIN_S = 5.0
 
@@ -120,19 +124,25 @@ class Stations:
         self.home = home
         self.known: dict[tuple[str, str], Station] = {}
         self._looked = 0.0
+        self._stamp = -1
         self._looking = Lock()
 
     def get(self, site: str, station: str) -> Station | None:
-        found = self.known.get((site, station))
-        if found is None:
+        if time.monotonic() - self._looked > self._LOOK_AGAIN_S:
             with self._looking:  # who comes second finds what the first one read
-                if time.monotonic() - self._looked > self._LOOK_AGAIN_S:
+                if self._stamp != self._changed():
                     self.refresh()
-            found = self.known.get((site, station))
-        return found
+                self._looked = time.monotonic()
+        return self.known.get((site, station))
+
+    def _changed(self) -> int:
+        try:
+            return self.home.stations_folder.stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
 
     def refresh(self) -> None:
-        self._looked = time.monotonic()
+        self._stamp = self._changed()
         stations = [Station.of(record) for record in self.home.stations()]
         self.known = {(s.site, s.station): s for s in stations}
 

@@ -20,7 +20,7 @@ from chargekeep_tools.reconcile import parking
 from chargekeep_tools.reconcile.database import passes
 from chargekeep_tools.reconcile.project import Projector
 from chargekeep_tools.reconcile.store import Log, Outcome, Store, reason
-from chargekeep_tools.reconcile.verify import Batch, Station, Stations, open_batch
+from chargekeep_tools.reconcile.verify import REVOKED, Batch, Station, Stations, open_batch
 
 _TWO_THREADS_FROM = 32  # messages
 
@@ -142,13 +142,13 @@ class Reconciler:
             if station is None:
                 raise wire.WireError(wire.COSE_UNKNOWN_KID, f"no station {site}/{name}")
             try:
-                return open_batch(message.payload, station), station
+                return _opened(message, station)
             except wire.WireError as error:
                 if error.code != wire.COSE_UNKNOWN_KID:
                     raise
                 self.stations.refresh()  # commissioned anew since we looked
                 station = self.stations.get(site, name) or station
-                return open_batch(message.payload, station), station
+                return _opened(message, station)
         except (wire.WireError, ValueError) as error:
             # Not the station's words: nothing to keep, and never an acknowledgement.
             code = error.code if isinstance(error, wire.WireError) else 0
@@ -171,3 +171,10 @@ class Reconciler:
         data = wire.seal_sign1(wire.ACKNOWLEDGEMENT, self.key, payload, self._kid)
         self.publish(wire.topic(log.site, log.station, "down", "ack"), data)
         self.figures.acknowledgements += 1
+
+
+def _opened(message: Message, station: Station) -> Opened:
+    batch = open_batch(message.payload, station)
+    if batch.log_id in station.revoked:
+        raise wire.WireError(REVOKED, "the station is revoked")
+    return batch, station
