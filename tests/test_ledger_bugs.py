@@ -70,7 +70,7 @@ BUGS = {
     ),
     "a header that may fade is gone on with": (
         "mount.py",
-        "self._used or not doubtful or",
+        "ledger._used or not doubtful or",
         "True or",
         "mp_ledger_damage.py",
         "test_a_header_that_the_key_file_does_not_confirm_is_made_again",
@@ -112,8 +112,8 @@ BUGS = {
     ),
     "the last record before a cut is sent before it is settled": (
         "mount.py",
-        "min(pins) - 1 if pins else self._next - 1",
-        "self._next - 1",
+        "min(pins) - 1 if pins else ledger._next - 1",
+        "ledger._next - 1",
         "mp_ledger.py",
         "test_the_tail_is_withheld_until_it_is_settled",
     ),
@@ -140,8 +140,8 @@ BUGS = {
     ),
     "a sector without its header is free": (
         "mount.py",
-        "                    unknown.append(block)",
-        "                    pass",
+        "                unknown.append(block)",
+        "                pass",
         "mp_ledger_damage.py",
         "test_lost_headers",
     ),
@@ -203,7 +203,7 @@ BUGS = {
     ),
     "two ledgers on one device are mounted": (
         "mount.py",
-        "if self.log_id not in (None, found[3]):",
+        "if ledger.log_id not in (None, found[3]):",
         "if False:",
         "mp_ledger_damage.py",
         "test_never_mounted_and_never_erased",

@@ -7,6 +7,7 @@ from binascii import crc32
 from micropython import const
 
 from chargekeep.ledger import header, record
+from chargekeep.ledger.mount import replay, turn_key
 from chargekeep.ledger.reader import SLOTS
 
 _TRIES = const(64)  # sector seqs
@@ -68,6 +69,6 @@ def _adopt(ledger, block, seq):
         ledger._header = new
         ledger._head = block
         if ledger.writable:
-            ledger._turn_key(new.epoch)
-        ledger._replay()
+            turn_key(ledger, new.epoch)
+        replay(ledger)
         ledger._index = SLOTS  # what lacks a header gets nothing new

@@ -11,10 +11,10 @@ from micropython import const
 from chargekeep import cbor, errors
 from chargekeep.errors import ChargekeepError
 from chargekeep.ledger import header, record
-from chargekeep.ledger.mount import KEY, SLOT_AT, Mount
 from chargekeep.ledger.reader import ACKNOWLEDGED, MAX_SECTORS, SLOTS
 from chargekeep.ledger.record import BODY, PAYLOAD, SLOT
 from chargekeep.ledger.seal import close_seal, head_message, link_key
+from chargekeep.ledger.state import KEY, SLOT_AT, State
 
 _BLOCK = const(4096)
 _PAGE = const(256)
@@ -37,7 +37,7 @@ class _ProgramFailed(Exception):
     """Flash does not read back as programmed."""
 
 
-class Ledger(Mount):
+class Ledger(State):
     """A ring of records on `device`; `mount` before anything else.
 
     device: MicroPython's extended block protocol with blocks of 4,096 bytes; an attribute
@@ -58,7 +58,6 @@ class Ledger(Mount):
         self._whole = view[SLOT_AT:]
         self._kept = {}
         self._boot = None  # body of the boot record that is due
-        self._note = 0  # seq of the last note of an acknowledgement
         self._dirty = 0  # slots of `_page` that are not in flash yet
         self._ready = -1  # block that was erased in this power cycle and is not used yet
         self._ready_erases = 0
@@ -72,7 +71,9 @@ class Ledger(Mount):
         newer major version (a newer minor one is mounted read-only), LEDGER_TAMPERED where the
         newest sector is not sealed by our key (`read_only` mounts it nevertheless).
         """
-        self._mount(read_only)
+        from chargekeep.ledger.mount import mount
+
+        mount(self, read_only)
         self._page[:] = _ONES
         self._count_spare()
 
@@ -86,35 +87,6 @@ class Ledger(Mount):
         from chargekeep.ledger.format import make
 
         make(Ledger(device, key, None), log_id, key, store, force)
-
-    # What is known
-
-    @property
-    def acknowledged(self):
-        """Seq of the last slot that the host has committed."""
-        return self._acknowledged
-
-    @property
-    def backlog(self):
-        """Slots that wait for the host; that its acknowledgement was noted is no news alone."""
-        waiting = self._next - 1 - self._acknowledged
-        return 0 if waiting == 1 and self._next - 1 == self._note else waiting
-
-    @property
-    def free_slots(self):
-        """Slots that can be appended before the ring is full."""
-        return max(0, SLOTS - self._index) + SLOTS * self._spare
-
-    @property
-    def erases(self):
-        """How often the head sector was erased; the ring wears evenly."""
-        return self._header.erases
-
-    def counter(self, index):
-        """Value of monotonic counter `index`, FORMATS.md section 4."""
-        if index == ACKNOWLEDGED:
-            return self._acknowledged
-        return self._header.counters[index]
 
     # Appending
 
