@@ -6,6 +6,7 @@ the meter counted.
 
 import contextlib
 import json
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,6 +147,10 @@ def test_a_modbus_controller_on_the_meters_bus(tmp_path, home, stack, kind):
     bay.boot()
     assert bay.charge(car, 4) == pytest.approx(meter.wh - 180_200, abs=1)
     assert car.amps == 20
+    meter.told_wh = 5_000_000
+    wait_until(lambda: bay.bodies(terms.RECORD_FAULT), 8, "evidence")
+    error, _, detail, reply = bay.bodies(terms.RECORD_FAULT)[0]
+    assert (error, detail) == (304, "5000000 Wh") and struct.pack(">f", 5000) in reply
 
 
 @pytest.mark.nightly

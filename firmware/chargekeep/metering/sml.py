@@ -41,6 +41,10 @@ def crc16_x25(data, crc=0xFFFF):
     return crc ^ 0xFFFF
 
 
+def _whole(telegram):
+    return crc16_x25(memoryview(telegram)[:-2]) == telegram[-2] | telegram[-1] << 8
+
+
 def _field(data, at):
     # (type, length of the content, where it begins) of the TL field at `at`.
     first = data[at]
@@ -154,8 +158,11 @@ class SmlMeter:
             return False
         self._buffer = data[end:]
         self._telegram = whole = data[start:end]
-        if crc16_x25(memoryview(whole)[:-2]) != whole[-2] | whole[-1] << 8:
-            raise ChargekeepError(METER_CRC)
+        if not _whole(whole):
+            # The end of the one before may have been lost.
+            whole = whole[whole.rfind(_BEGIN) :]
+            if not _whole(whole):
+                raise ChargekeepError(METER_CRC)
         self._telegram = whole.replace(_ESCAPE + _ESCAPE, _ESCAPE)
         return True
 
