@@ -15,9 +15,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from chargekeep_tools import allowlist, ocmf, publish
 from chargekeep_tools import broker as brokers
-from chargekeep_tools import ocmf, publish
-from chargekeep_tools.sim.demo import SITE, STATION, Demo
+from chargekeep_tools.home import Home
+from chargekeep_tools.sim.demo import FLEET_CARD, SITE, STATION, Demo
 from chargekeep_tools.sim.meter import Faults
 from chargekeep_tools.sim.story import Story, wait_until
 
@@ -83,6 +84,20 @@ def test_garbage_in_place_of_signed_objects_is_refused(demo: Demo):
     await_error(demo, 110)
     await_error(demo, 605)
     assert demo.status()["versions"] == before
+
+
+def test_a_change_of_the_allowlist_comes_as_a_delta(demo: Demo):
+    home = Home(demo.operator.home)
+    base = demo.status()["versions"]["allowlist"]
+    cards = [FLEET_CARD, *(f"DE-CARD-{i}" for i in range(40))]
+    version = allowlist.build(home, SITE, [(c, 0, 0) for c in cards], exp=2**32 - 1).version
+    sent = publish.retained(home, SITE)
+    delta = [m for m in sent if m[0].endswith(f"/allowlist/{version}/-{base}")]
+    header = [m for m in sent if m[0].endswith("/allowlist")]
+    publish.send(demo.broker.url(brokers.OPERATOR), delta + header)  # and no chunk
+    wait_until(lambda: demo.status()["versions"]["allowlist"] == version, 20, "the new list")
+    demo.present(cards[-1], "ACCEPTED")
+    demo.present(cards[-1], "STOPPED")
 
 
 def test_a_meter_that_only_sends_garbage_stops_new_transactions_until_it_recovers(demo: Demo):
