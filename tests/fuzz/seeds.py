@@ -46,6 +46,13 @@ def seeds():
     yield "snapshot", b"".join(a.pages_of(entries, 3))
     yield "snapshot", b"".join(a.pages_of(entries[:2]))
     yield "snapshot", bytes(512)
+    for data in ("0005", "00022001400120018000", "40014001", "6001" + "07" * 21 + "80000005"):
+        yield "delta", bytes.fromhex(data)
+    signed = {1: 10203, 2: "site-1", 4: 1, 10: "chargekeep", 11: "RP2", 12: 6, 14: "1.2.3"}
+    yield "manifest", b"\1" + cbor.dumps(signed | {13: [99, bytes(32)]})
+    lines = [b"%s %d %s\n" % (b"0a" * 32, n, path) for n, path in ((7, b"a.mpy"), (9, b"b/c"))]
+    yield "manifest", b"\0" + b"".join(lines)
+    yield "manifest", b"\0" + lines[1] + lines[0]
     yield "text", a.token_text()[4:].encode()
     yield "text", b"AA"
     yield "presented", a.token_text().encode() + b"\n"

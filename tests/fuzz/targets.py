@@ -4,15 +4,17 @@
 
 import asyncio
 import hashlib
+import io
 
 from chargekeep import cbor, config
-from chargekeep.authorization import allowlist, command, revocation, tariff, trust
+from chargekeep.authorization import allowlist, command, delta, revocation, tariff, trust
 from chargekeep.authorization.entitlement import Entitlement
 from chargekeep.authorization.loader import Prover
 from chargekeep.credential import cose, token
 from chargekeep.errors import ChargekeepError
 from chargekeep.health import Health
 from chargekeep.reader import LineReader
+from chargekeep.update import manifest
 
 NOW = 1_800_000_000
 SITE = "site-1"
@@ -110,6 +112,10 @@ def fuzz_snapshot(data):
                 at = 8 + 21 * i
                 child = pages[first + i]
                 page[at : at + 21] = child[8:13] + hashlib.sha256(child).digest()[:16]
+    _prove(pages)
+
+
+def _prove(pages):
     header = _Header()
     header.root = hashlib.sha256(pages[0]).digest()
     header.pages = len(pages)
@@ -142,6 +148,66 @@ class _Pages:
     def readinto(self, buffer):
         buffer[:] = self.pages[self.at]
         return 512
+
+    def read(self, n):
+        return self.pages[self.at] if self.at < len(self.pages) else b""
+
+
+def _base():
+    # Five leaves of three entries below a root
+    leaves = []
+    for i in range(5):
+        items = b"".join(bytes((40 * i + j,)) * 16 + bytes(5) for j in range(3))
+        leaves.append(bytes((0, 3)) + bytes(6) + items + bytes(512 - 8 - 63))
+    items = b"".join(leaf[8:13] + hashlib.sha256(leaf).digest()[:16] for leaf in leaves)
+    return [bytes((1, 5, 0, 1)) + bytes(4) + items + bytes(512 - 8 - 105)] + leaves
+
+
+async def _pause():
+    pass
+
+
+def _now(coroutine):
+    try:
+        coroutine.send(None)
+    except StopIteration as e:
+        return e.value
+    raise Accepted("waits")
+
+
+def fuzz_delta(data):
+    """Pages that a delta makes, under a header that says what they are."""
+    build = delta._Build(data, _Pages(_base()), _pause)
+    pages = []
+    for level in range(len(build.first) - 1, -1, -1):
+        build.rewind()
+        while True:
+            page = _now(build.next(level))
+            if page is None:
+                break
+            if len(page) != 512 or page[0] != level or not 0 < page[1] <= 24:
+                raise Accepted("page %d" % len(pages))
+            pages.append(page)
+    if len(pages) != build.first[0] + sum(1 for page in pages if not page[0]):
+        raise Accepted("leaves")
+    _prove(pages)
+
+
+def fuzz_manifest(data):
+    """The first byte chooses: the signed part, or the list of files that it vouches for."""
+    if not data:
+        return
+    if data[0] & 1:
+        listed = manifest.Manifest(data[1:])
+        if not 0 < listed.size <= 20480 or len(listed.digest) != 32:
+            raise Accepted("list")
+        return
+    manifest.open = lambda name, mode: io.BytesIO(data[1:])
+    last = ""
+    for path, size, _digest in manifest.files("list"):
+        if path <= last or ".." in path or path[0] == "/" or not 0 <= size <= 65536:
+            raise Accepted(path)
+        last = path
 
 
 def fuzz_text(data):
@@ -198,4 +264,4 @@ def run(name, data):
     return True
 
 
-NAMES = ("cbor", "cose", "entitlement", "object", "config", "snapshot", "text", "presented")
+NAMES = "cbor cose entitlement object config snapshot delta manifest text presented".split()
