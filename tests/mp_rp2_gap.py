@@ -6,7 +6,8 @@
 import struct
 
 from mptest import raises
-from rp2_gap import GapFlash, firmware_end
+from rp2_gap import GapFlash
+from rp2_layout import firmware_end
 
 from chargekeep import errors
 from chargekeep.errors import ChargekeepError

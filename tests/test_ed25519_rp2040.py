@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT / "tests" / "rp2040"))
 from machine_code import DATA, load_credential  # noqa: E402
 from thumb import assemble  # noqa: E402
 
+from chargekeep.credential import comb as plain_comb  # noqa: E402
 from chargekeep.credential import curve as plain_curve  # noqa: E402
 from chargekeep.credential import ed25519 as plain  # noqa: E402
 from chargekeep.credential import sha512_plain  # noqa: E402
@@ -48,7 +49,7 @@ def rp2040():
 
 def _table(public_key):
     table = bytearray(plain_curve.TABLE_SIZE)
-    assert plain._run(plain_curve.negative_table(public_key, table))
+    assert plain._run(plain_comb.negative_table(public_key, table))
     return table
 
 
@@ -71,7 +72,7 @@ class Registers:
     def run(self, text, a, b=0):
         program = self.programs.get(text)
         if program is None:
-            program = self.programs[text] = self.curve._program(text)
+            program = self.programs[text] = self.curve.program(text)
         data = a.to_bytes(32, "little") + b.to_bytes(32, "little")
         self.machine.load(self.curve._NAMES.index("A"), 2, data, 0)
         self.asm.take()
@@ -171,7 +172,7 @@ def test_select(rp2040):
     rng = random.Random(4)
     table = b"".join(rng.randrange(P).to_bytes(32, "little") for _ in range(96))
     table = table[:64] + bytes(32) + table[96:]  # 2dxy = 0 has the negative 2p
-    program = rp2040.curve._program("J=1@1")
+    program = rp2040.curve.program("J=1@1")
     j = rp2040.curve._J
     times = set()
     for digits in range(64):

@@ -4,7 +4,7 @@
 
 from micropython import const
 
-from chargekeep import __version__, errors, identity
+from chargekeep import __version__, errors, forget, identity
 from chargekeep.authorization.objects import Objects
 from chargekeep.credential import ed25519
 from chargekeep.errors import ChargekeepError
@@ -36,6 +36,7 @@ class Core:
         self.timebase = Timebase()
         self.ledger = Ledger(board.ledger_device(), None, self.timebase, self.store)
         self.ledger.mount()
+        forget("chargekeep.ledger.mount")
         boot_id = self.ledger.counter(_BOOTS)
         if starting:
             boot_id = self.ledger.start_boot([board.reset_cause(), __version__])

@@ -209,7 +209,7 @@ def load_credential():
     sys.implementation._mpy = ARMV6M << 10
     try:
         names = ("field_thumb", "product_thumb", "invert_thumb")
-        names += ("sha512_thumb", "sha512", "curve", "ed25519")
+        names += ("sha512_thumb", "sha512", "curve", "comb", "ed25519")
         modules = {name: importlib.import_module(f"{prefix}.{name}") for name in names}
     finally:
         del micropython.asm_thumb

@@ -19,7 +19,7 @@ _ONES = b"\xff" * header.SIZE
 
 
 def mount(ledger, read_only):
-    """`Ledger.mount`: sets what state.py lists."""
+    """Sets what state.py lists. Returns the seal key and the head sector's header."""
     unknown = _survey(ledger)
     acknowledged = 0
     while True:
@@ -50,6 +50,7 @@ def mount(ledger, read_only):
         if ledger.writable:
             ledger._seal.go(ledger._header.epoch)  # raises where a newer sector is gone
     ledger._durable = ledger._acknowledged = max(acknowledged, ledger._durable)
+    return ledger._seal, ledger._header
 
 
 def _survey(ledger):

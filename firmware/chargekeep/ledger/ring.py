@@ -71,9 +71,7 @@ class Ledger(State):
         newer major version (a newer minor one is mounted read-only), LEDGER_TAMPERED where the
         newest sector is not sealed by our key (`read_only` mounts it nevertheless).
         """
-        from chargekeep.ledger.mount import mount
-
-        mount(self, read_only)
+        self._mount(read_only)
         self._page[:] = _ONES
         self._count_spare()
 

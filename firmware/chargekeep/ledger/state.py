@@ -33,6 +33,11 @@ class State(Reader):
         self._durable = self._acknowledged = 0
         self._note = 0  # seq of the last note of an acknowledgement
 
+    def _mount(self, read_only):
+        from chargekeep.ledger.mount import mount
+
+        self._seal, self._header = mount(self, read_only)
+
     @property
     def head(self):
         """`(seq, link)` of the last slot; seq 0 where there is none."""
