@@ -110,6 +110,8 @@ def test_what_it_does_not_understand_it_says():
         link(SOURCES | {"p/app.py": "from p import codes\nprint(codes)\n"}, "p.app")
     with pytest.raises(LinkError, match=r"p\.codes has no EMPTY"):
         link(SOURCES | {"p/app.py": "from p import codes\nprint(codes.EMPTY)\n"}, "p.app")
+    with pytest.raises(LinkError, match=r"p\.codes has no empty"):
+        link(SOURCES | {"p/app.py": "from p.codes import empty\nprint(empty)\n"}, "p.app")
 
 
 def test_it_is_deterministic_and_optional():

@@ -251,12 +251,16 @@ class _Firmware:
         """What the global `name` of `module` is; None: a name of MicroPython's."""
         alias, _, attribute = name.partition(".")
         if attribute:
-            module, name = self.modules[module.aliases[alias]], attribute
+            return self._defined(self.modules[module.aliases[alias]], attribute)
         key = module.bound.get(name)
-        if attribute and key is None:
-            raise LinkError(f"{module.name} has no {name}")
         if key and key.of and key.of != module.name:
-            return self._key(self.modules[key.of], key.name)
+            return self._defined(self.modules[key.of], key.name)
+        return key
+
+    def _defined(self, module: _Module, name: str) -> _Key:
+        key = self._key(module, name)
+        if key is None:
+            raise LinkError(f"{module.name} has no {name}")
         return key
 
     def _uses(self, unit: str) -> dict[_Key, set[str]]:
