@@ -3,11 +3,11 @@
 # that runs the station watches.
 
 import os
-import time
 
 from nor import NorFile
 from pty_uart import PtyUart
 
+from chargekeep import timebase
 from chargekeep.board import Board
 
 _LEDGER_BLOCKS = 64
@@ -79,7 +79,7 @@ class PortBoard(Board):
         return NorFile(wiring.get("path", "flash.nor"), wiring.get("blocks", _LEDGER_BLOCKS))
 
     def time_hint(self):
-        return int(time.time())
+        return timebase.unix_clock()
 
     def entropy(self, n):
         return os.urandom(n)

@@ -24,7 +24,7 @@ _EPOCH_2000 = 946684800  # unix seconds; the epoch of some ports
 
 def unix_clock():
     """The port's own clock in unix seconds, whatever its epoch. Good for a hint."""
-    return time.time() + (_EPOCH_2000 if time.gmtime(0)[0] == 2000 else 0)
+    return int(time.time()) + (_EPOCH_2000 if time.gmtime(0)[0] == 2000 else 0)
 
 
 class Timebase:
