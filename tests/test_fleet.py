@@ -214,4 +214,9 @@ def test_a_fleet_that_believes_pubacks_loses(tmp_path):
 @pytest.mark.timeout(7200)
 def test_a_day_of_two_hundred_chargers(tmp_path):
     with World(tmp_path, 200) as world:
-        assert soak(world, minutes=1440, kills=10, seconds=600) > 1000
+        found = soak(world, minutes=1440, kills=10, seconds=600)
+        cuts = sum(charger.cuts for charger in world.fleet.chargers)
+        metered, billed = sum(world.metered().values()), sum(world.billed().values())
+        print(f"{cuts} cuts, {world.stored()} slots, {found} bills")
+        print(f"metered {metered} Wh, billed {billed} Wh")
+        assert found > 1000
