@@ -293,16 +293,27 @@ def counters(folder):
     return text["boots"]
 
 
-def cuts(home, tmp_path, seeds, spread=0.4):
+def cuts(home, tmp_path, seeds):
     # A board's secrets are sealed under its unique id, here the end of its folder's name
     template(home, tmp_path / "template" / "cutting-board")
     with SimBoard(tmp_path / "template" / "cutting-board") as board:
         before = wait_for(board, 1)["boots"]
-    versions = []
-    for seed in seeds:
-        folder = tmp_path / str(seed) / "cutting-board"
+
+    def copy(name):
+        folder = tmp_path / str(name) / "cutting-board"
         shutil.copytree(tmp_path / "template" / "cutting-board", folder)
         (folder / "state").unlink()
+        return folder
+
+    with SimBoard(copy("undisturbed")) as board:  # how long it takes on this machine today
+        wait_for(board, 1)
+        began = time.monotonic()
+        apply(board, make(home, 2))
+        wait_for(board, 2)
+        spread = 1.2 * (time.monotonic() - began)
+    versions = []
+    for seed in seeds:
+        folder = copy(seed)
         versions.append(cut_anywhere(home, folder, seed, spread))
         assert counters(folder) > before
         shutil.rmtree(folder)

@@ -9,18 +9,14 @@ from chargekeep_tools.codes import Exit, ToolError
 
 
 def firmware_root() -> Path:
-    """The source tree with `firmware/` and `boards/`: $CHARGEKEEP_ROOT, or found upwards."""
+    """The folder with `firmware/` and `boards/`: $CHARGEKEEP_ROOT, upwards, or installed."""
     if root := os.environ.get("CHARGEKEEP_ROOT"):
         return Path(root)
-    for start in (Path.cwd(), Path(__file__).resolve()):
-        for folder in (start, *start.parents):
-            if (folder / "firmware" / "chargekeep").is_dir():
-                return folder
-    raise ToolError(
-        "no firmware/chargekeep above here",
-        Exit.USAGE,
-        "run this in the source tree, or set CHARGEKEEP_ROOT; with --bundle it is not needed",
-    )
+    here, this = Path.cwd(), Path(__file__).resolve()
+    for folder in (here, *here.parents, *this.parents, this.parent / "source"):  # see setup.py
+        if (folder / "firmware" / "chargekeep").is_dir():
+            return folder
+    raise ToolError("no firmware/chargekeep above here", Exit.USAGE, "set CHARGEKEEP_ROOT")
 
 
 def program(name: str) -> str:
