@@ -8,7 +8,8 @@ TABLE = TESTS.parent / "firmware" / "THREATS.md"
 
 
 def test_each_row_names_a_test():
-    rows = [line for line in TABLE.read_text().splitlines() if line.startswith("| ")][2:]
+    first = TABLE.read_text().split("\n## ")[0]
+    rows = [line for line in first.splitlines() if line.startswith("| ")][2:]
     assert len(rows) >= 10
     for row in rows:
         named = re.findall(r"(\w+\.py): (test_\w+)", row)
