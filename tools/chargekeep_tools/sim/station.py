@@ -28,7 +28,7 @@ def install(folder: Path) -> None:
     sources = {
         str(name): path
         for path, name in names.items()
-        if name.name != "manifest.py" and not name.name.endswith("_thumb.py")
+        if str(name) != "manifest.py" and not name.name.endswith("_thumb.py")
     }
     for name, data in compile_firmware(sources).items():
         target = folder / name
