@@ -20,7 +20,7 @@ PUBLIC_KEY = wire.public_bytes(Ed25519PrivateKey.from_private_bytes(SEED))
 ATTEST = """
 import asyncio, binascii, hashlib, json
 from chargekeep.credential import ed25519
-from chargekeep.transaction.evidence import Notary
+from chargekeep.transaction import evidence
 from station_sim import Decision, World
 
 seed = bytes(range(32))
@@ -30,9 +30,8 @@ async def sign(message):
     return await ed25519.sign_async(seed, message)
 
 def attest(w):
-    station = w.station
-    notary = Notary(w.ledger, station.health, "site-1", "CP-1", "SDM630", kid, sign)
-    asyncio.run(notary.attest(station.machine))
+    machine = w.station.machine
+    asyncio.run(evidence.attest(machine, w.ledger, "site-1", "CP-1", "SDM630", kid, sign))
 
 w = World()
 m = w.boot().machine
@@ -60,7 +59,7 @@ print(json.dumps([[p[4], binascii.hexlify(p[5]).decode()] for k, p in w.ledger.l
 def sealed() -> list[bytes]:
     paths = [".frozen", ROOT / "firmware", ROOT / "tests"]
     done = subprocess.run(
-        [MICROPYTHON, "-X", "heapsize=320k", "-c", ATTEST],
+        [MICROPYTHON, "-X", "heapsize=480k", "-c", ATTEST],
         env=dict(os.environ, MICROPYPATH=":".join(map(str, paths))),
         capture_output=True,
         text=True,

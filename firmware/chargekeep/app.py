@@ -13,7 +13,7 @@ from micropython import const
 from chargekeep.credential import ed25519  # first: it takes its tables while the heap is whole
 
 # isort: split
-from chargekeep import __version__, cbor, errors, health
+from chargekeep import __version__, cbor, errors, forget, health
 from chargekeep.authorization import command
 from chargekeep.authorization.policy import Policy
 from chargekeep.authorization.spent import Spent
@@ -30,7 +30,6 @@ from chargekeep.sync.inbox import Inbox
 from chargekeep.sync.mqtt import MqttClient
 from chargekeep.sync.outbox import Outbox
 from chargekeep.sync.wifi import Wifi
-from chargekeep.transaction.evidence import Notary
 from chargekeep.transaction.machine import Machine
 from chargekeep.transaction.wired import open_actuator
 from chargekeep.update import slots
@@ -102,11 +101,6 @@ class App:
             on_used=self.policy.use,
             may_resume=self._may_resume,
             config=lambda: self.objects.config,
-        )
-        me = self.identity
-        name = board.wiring["meter"].get("family", "sdm630")
-        self.notary = Notary(
-            self.ledger, self.health, me.site, me.station, name, self._kid, self._sign
         )
         kind = board.wiring["reader"].get("type")
         if kind == "pn532":
@@ -285,6 +279,19 @@ class App:
             self._ticks += 1
             await asyncio.sleep_ms(_TICK_MS)
 
+    async def _attest(self):
+        # In the background; what it takes is loaded for each transaction's end.
+        me = self.identity
+        meter = self.board.wiring["meter"].get("family", "sdm630")
+        while True:
+            await asyncio.sleep_ms(_HOUSEKEEPING_MS)
+            if self.machine.ended:
+                from chargekeep.transaction.evidence import attest
+
+                args = (self.ledger, me.site, me.station, meter, self._kid, self._sign)
+                await attest(self.machine, *args)
+                forget("chargekeep.transaction.evidence")
+
     # Housekeeping
 
     async def _housekeep(self):
@@ -395,7 +402,7 @@ class App:
         supervisor.add("sampler", self.sampler.run)
         supervisor.add("machine", self._serve_machine)
         supervisor.add("drivers", self._serve_drivers)
-        supervisor.add("notary", lambda: self.notary.run(self.machine))
+        supervisor.add("notary", self._attest)
         supervisor.add("housekeeping", self._housekeep)
         if not isinstance(self._display, Console):  # else the line belongs to the drivers
             supervisor.add("console", Service(self).run)

@@ -3,11 +3,11 @@
 # that all energy the meter counts is either of a transaction or recorded as unattributed, to the
 # watt-hour, whatever power, meter or contactor do.
 
-import sys
 import time
 
 from micropython import const
 
+from chargekeep import forget
 from chargekeep.errors import (
     ACTUATOR_FEEDBACK,
     EVSE_OCCUPIED,
@@ -72,10 +72,10 @@ _OVERLOAD_MS = const(10000)  # power above its limit may last this long
 class Machine(Accounts):
     """Call `resume` once, then `tick` about every 250 ms.
 
-    `actuator`: see relay.py. `on_begin(decision)` may refuse by raising; it runs before anything is
-    recorded. `on_started(transaction)` is told what is in flash before power is
-    permitted, and `on_used(cti, tx_id, wh, s)` what a transaction took, at its end; both once
-    more after a boot, as a power cut may come between.
+    `actuator`: see relay.py. `on_begin(decision)` may refuse by raising; it runs before anything
+    is recorded. `on_started(transaction)` is told what is in flash before power is permitted, and
+    `on_used(cti, tx_id, wh, s)` what a transaction took, at its end; both once more after a boot,
+    as a power cut may come between.
     `may_resume(transaction)` says whether the token still stands after a reboot. `config()`
     gives the settings in force (config.py).
     `state` is one of the words above, `unsafe` 0 or a code, `transaction` a Transaction or None.
@@ -145,8 +145,8 @@ class Machine(Accounts):
         """Begin a transaction and permit power; returns its id.
 
         `decision` has accepted, stop, code, id_hash, cti, kid, max_wh, max_s, max_w, tariff_id,
-        tariff_version and evidence. Raises its code if not accepted, TRANSACTION_STATE, UNSAFE, METER_STALE
-        (no register to start from) or TRANSACTION_NO_SPACE.
+        tariff_version and evidence. Raises its code if not accepted, TRANSACTION_STATE, UNSAFE,
+        METER_STALE (no register to start from) or TRANSACTION_NO_SPACE.
         """
         if not decision.accepted:
             raise ChargekeepError(decision.code)
@@ -262,8 +262,7 @@ class Machine(Accounts):
         from chargekeep.transaction import recall
 
         getattr(recall, step)(self, *what)
-        sys.modules.pop(recall.__name__, None)
-        delattr(sys.modules["chargekeep.transaction"], "recall")
+        forget("chargekeep.transaction.recall")
 
     # Time passes
 
