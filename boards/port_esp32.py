@@ -1,9 +1,10 @@
 # ESP32, ESP32-S3 and ESP32-C3 boards. The ledger is a row of the board's partitions.csv. What
-# secrets are sealed under comes from three places, so that no copy of one of them opens anything.
+# secrets are sealed under is in the chip's fuses and never in flash. NVS is no place for it: stock
+# MicroPython erases NVS at a start where it does not like its format, and would lock us out.
 
 import sys
 
-from esp32 import NVS, Partition
+from esp32 import Partition
 from machine import mem32
 from network import STA_IF, WLAN
 from port_machine import MachineBoard
@@ -14,9 +15,6 @@ from chargekeep.errors import ChargekeepError
 # Where 32 bytes of fuses can be read (ESP-IDF, soc/efuse_reg.h): of the ESP32 BLK3, which is the
 # user's, of the others the block whose first 16 bytes are the chip's own OPTIONAL_UNIQUE_ID.
 _FUSES = {"ESP32": 0x3FF5A078, "ESP32S3": 0x6000705C, "ESP32C3": 0x6000885C}
-
-_SECRET = 32  # bytes
-_NOT_FOUND = -0x1102  # ESP_ERR_NVS_NOT_FOUND, as OSError has it
 
 
 class PortBoard(MachineBoard):
@@ -36,19 +34,4 @@ class PortBoard(MachineBoard):
         chip = getattr(sys.implementation, "_machine", "").split(" ")[-1]
         at = _FUSES.get(chip)
         fuses = [mem32[at + 4 * i] & 0xFFFFFFFF for i in range(8)] if at else []
-        words = b"".join(word.to_bytes(4, "little") for word in fuses)
-        return self.unique_id() + words + self._kept_secret()
-
-    def _kept_secret(self):
-        # Made once, at the first start; NVS is no part of the file system
-        nvs = NVS("chargekeep")
-        kept = bytearray(_SECRET)
-        try:
-            nvs.get_blob("secret", kept)
-        except OSError as e:
-            if e.args[0] != _NOT_FOUND:  # it may be there: another would lock us out
-                raise ChargekeepError(errors.BOARD, "NVS: %s" % e)
-            kept = self.entropy(_SECRET)
-            nvs.set_blob("secret", kept)
-            nvs.commit()
-        return bytes(kept)
+        return self.unique_id() + b"".join(word.to_bytes(4, "little") for word in fuses)
