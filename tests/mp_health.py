@@ -26,3 +26,10 @@ def test_counts_by_code():
     counts.count(300)
     assert counts.errors == {300: 2}
     assert counts.last == (300, "")
+
+
+def test_kinds_of_errors_are_bounded():
+    counts = health.Health()
+    for code in range(100, 200):
+        counts.count(code)
+    assert len(counts.errors) == 33 and counts.errors[0] == 68 and counts.last[0] == 199

@@ -236,3 +236,24 @@ async def test_connection_lost_in_mid_batch_is_survived():
 async def test_will_names_the_connection_topic():
     station = Station(1)
     assert station.outbox.will == ("chargekeep/1/depot/cp-1/up/connection", b"lost")
+
+
+async def test_an_answer_is_published_once():
+    here = await Station(3).start()
+    here.outbox.answer(b"first")
+    await until(lambda: [topic for topic, _, _ in here.topics if "diagnosis" in topic])
+    here.client.drop()
+    await until(lambda: here.client.session == 2 and here.client.connected)
+    here.outbox.answer(b"second")
+    await until(lambda: [data for _, _, data in here.topics if data == b"second"])
+    said = [(retain, data) for topic, retain, data in here.topics if "diagnosis" in topic]
+    assert said == [(0, b"first"), (0, b"second")]
+
+
+async def test_what_is_too_large_does_not_hold_up_the_records():
+    here = Station(20)
+    here.outbox.status(b"x" * 5000)
+    here.outbox.answer(b"y" * 5000)
+    await here.start()
+    await until(lambda: here.ledger.acknowledged == 20)
+    assert here.count.errors == {errors.SYNC_TOO_LARGE: 2}

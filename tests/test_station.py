@@ -5,6 +5,7 @@ the station goes on, and nothing that was recorded is lost.
 """
 
 import contextlib
+import json
 import random
 import subprocess
 import time
@@ -15,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from chargekeep_tools import allowlist, ocmf, publish
+from chargekeep_tools import allowlist, ocmf, policy, publish, wire
 from chargekeep_tools import broker as brokers
 from chargekeep_tools.home import Home
 from chargekeep_tools.sim.demo import FLEET_CARD, SITE, STATION, Demo
@@ -191,3 +192,28 @@ def test_a_hung_part_is_seen_from_outside(demo: Demo):
     assert watchdog.stat().st_mtime == fed
     subprocess.run(["kill", "-CONT", str(process.pid)], check=True)
     wait_until(lambda: watchdog.stat().st_mtime > fed, 5, "feeding again")
+
+
+def test_a_station_is_diagnosed_by_command_and_answers_once(demo: Demo):
+    url = demo.broker.url(brokers.OPERATOR)
+    options = ["--broker", url, "--station", STATION]
+    answer = demo.operator.run("command", "diagnose", *options)
+    assert answer["station"] == STATION and answer["log"]["sectors"] and answer["heap_free"] > 0
+    assert answer["meter"]["replies"] > 0 and answer["versions"]["tariff"] == 1
+    assert len(json.dumps(answer)) < 1900
+    # The same command again, as a broker or an attacker may repeat it, is not answered again.
+    home = Home(demo.operator.home)
+    signed = policy.command(home, SITE, 6, [77], int(time.time()) + 60, station=STATION)
+    topic = wire.topic(SITE, STATION, "up", "diagnosis")
+    assert publish.ask(url, signed, topic, 77)["request"] == 77
+    received = demo.status()["errors"]
+    with publish.connected(url) as client:
+        heard: list[bytes] = []
+        client.on_message = lambda client, userdata, message: heard.append(message.payload)
+        client.subscribe(topic, 1)
+        publish.send_object(url, signed)
+        again = policy.command(home, SITE, 6, [78], int(time.time()) + 60, station=STATION)
+        assert publish.ask(url, again, topic, 78)["connections"] == 1
+        wait_until(lambda: heard, 10, "the answer")
+    assert [json.loads(data)["request"] for data in heard] == [78]
+    assert demo.status()["errors"] == received

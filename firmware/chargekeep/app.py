@@ -234,6 +234,13 @@ class App:
                 machine.limit(arguments[1])
         elif order == command.REBOOT:
             self.board.reset()
+        elif order == command.DIAGNOSE:
+            from chargekeep.answers import diagnosis
+
+            found = diagnosis(self)
+            found["request"] = arguments[0]
+            self.outbox.answer(json.dumps(found).encode())
+            forget("chargekeep.answers")
         elif order == command.CLEAR_EXCEPTION:
             if arguments[0] == errors.SPENT_LOST:
                 self.policy.spent.reset()

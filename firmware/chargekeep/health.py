@@ -9,6 +9,7 @@ DEGRADED = "offline_degraded"
 UNSAFE = "offline_unsafe"
 
 _DETAIL_CHARS = const(60)
+_CODES = const(32)  # so that a status fits in a message; what is beyond counts as 0
 
 
 class Health:
@@ -19,8 +20,10 @@ class Health:
         self.last = None  # (code, detail)
 
     def count(self, code, detail=""):
-        self.errors[code] = self.errors.get(code, 0) + 1
         self.last = (code, str(detail)[:_DETAIL_CHARS])
+        if code not in self.errors and len(self.errors) >= _CODES:
+            code = 0
+        self.errors[code] = self.errors.get(code, 0) + 1
 
 
 def assess(connected, unsafe, degraded):

@@ -14,7 +14,7 @@ import typer
 from chargekeep_tools import boards
 from chargekeep_tools.codes import Exit, ToolError
 from chargekeep_tools.log.records import NAMES
-from chargekeep_tools.options import JsonOption, new_app, show, table, utc
+from chargekeep_tools.options import JsonOption, new_app, outline, show, utc
 
 _ANSWER_S = 3
 _RESTART_S = 10
@@ -123,17 +123,9 @@ PortArgument = Annotated[
 app = new_app("Ask a running charger over USB.")
 
 
-def _flat(obj: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in obj.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
 def _one(port: str, name: str, as_json: bool) -> None:
     answer = next(ask(boards.resolve(port), name))
-    show(answer, as_json, lambda: table(("", ""), sorted(_flat(answer))))
+    show(answer, as_json, lambda: outline(answer))
 
 
 @app.command("status")

@@ -128,6 +128,19 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     Console().print(grid)
 
 
+def _flat(obj: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in obj.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def outline(obj: dict[str, Any]) -> None:
+    """Print a map as a table, one in another as `outer.inner`."""
+    table(("", ""), sorted(_flat(obj)))
+
+
 @contextmanager
 def progress_lines(show_them: bool) -> Iterator[Any]:
     """A function of a station's name that makes a line of progress for it."""

@@ -1,6 +1,7 @@
 """Prices, settings, commands and signed time: the small objects that govern a site's stations."""
 
 import json
+import secrets
 import time
 from typing import Annotated, Any
 
@@ -16,12 +17,13 @@ from chargekeep_tools.options import (
     SiteOption,
     StationOption,
     new_app,
+    outline,
     seconds,
     show,
     site_of,
     ten_thousandths,
 )
-from chargekeep_tools.publish import BrokerOption, send_object
+from chargekeep_tools.publish import BrokerOption, ask, send_object
 
 COMMANDS = {
     "stop": (1, ("EVSE",)),
@@ -29,6 +31,7 @@ COMMANDS = {
     "reboot": (3, ()),
     "set-limit": (4, ("EVSE", "watts (0: none)")),
     "clear": (5, ("error code",)),
+    "diagnose": (6, ("number that the answer names [any]",)),
 }
 """Name of a command to its number and what its arguments are (FORMATS.md section 2)."""
 
@@ -172,16 +175,25 @@ def command_command(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell a station to do something now. With a broker, send it there."""
+    """Tell a station to do something now. With a broker, send it there.
+
+    `diagnose` for one `--station` waits for the answer and shows it.
+    """
     if what not in COMMANDS:
         raise ToolError(f"unknown command {what!r}", Exit.USAGE, f"one of: {', '.join(COMMANDS)}")
     number, wanted = COMMANDS[what]
+    if what == "diagnose":
+        arguments = arguments or [secrets.randbits(30)]
     if len(arguments or ()) != len(wanted):
         raise ToolError(f"{what} takes {len(wanted)} arguments: {', '.join(wanted)}", Exit.USAGE)
     the_home = Home(home)
     exp = int(time.time()) + seconds(valid)
     site = site_of(the_home, site, station)
     signed = command(the_home, site, number, arguments or [], exp, station=station, key=key)
+    if what == "diagnose" and broker and station and arguments:
+        topic = wire.topic(site, station, "up", "diagnosis")
+        answer = ask(broker, signed, topic, arguments[0])
+        return show(answer, as_json, lambda: outline(answer))
     if broker:
         send_object(broker, signed)
     show(signed.summary(), as_json, lambda: print(signed.sentence()))

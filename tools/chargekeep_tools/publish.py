@@ -4,7 +4,10 @@ Retained objects are sent whole each time; topics of lists that are no longer in
 """
 
 import contextlib
+import json
+import queue
 import signal
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
@@ -103,6 +106,32 @@ def send_object(url: str, signed: objects.SignedObject) -> None:
     """Send a command or a time statement, which are not retained."""
     name = wire.NAMES[signed.content_type]
     send(url, [(wire.topic(signed.site, signed.station or ALL, "down", name), signed.data, False)])
+
+
+def ask(url: str, signed: objects.SignedObject, topic: str, number: int) -> dict[str, Any]:
+    """Send a command that asks; the JSON answer on `topic` whose `request` is `number`."""
+    answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    listening = threading.Event()
+    with connected(url) as client:
+        client.on_message = lambda client, userdata, message: answers.put(message.payload)
+        client.on_subscribe = lambda *arguments: listening.set()
+        client.subscribe(topic, 1)
+        listening.wait(_TIMEOUT_S)
+        client.publish(
+            wire.topic(signed.site, signed.station or ALL, "down", "command"), signed.data, 1
+        )
+        give_up = time.monotonic() + _TIMEOUT_S
+        while True:
+            try:
+                answer = json.loads(answers.get(timeout=max(0, give_up - time.monotonic())))
+            except queue.Empty:
+                raise ToolError(
+                    f"{signed.station} does not answer", Exit.BUSY, "is it online? see its status"
+                ) from None
+            except ValueError:
+                continue
+            if isinstance(answer, dict) and answer.get("request") == number:
+                return answer
 
 
 def retained(home: Home, site: str, pages: bool = True) -> list[Message]:

@@ -9,12 +9,13 @@ UNLOCK_TRANSACTION = const(2)  # [EVSE id]
 REBOOT = const(3)  # []
 SET_LIMIT = const(4)  # [EVSE id, max W; 0: none]
 CLEAR_EXCEPTION = const(5)  # [error code]
+DIAGNOSE = const(6)  # [number that the answer names]
 
 _COMMAND = const(10)
 _ARGUMENTS = const(11)
 _EXP = const(12)
 
-_COUNT = {STOP: 1, UNLOCK_TRANSACTION: 1, REBOOT: 0, SET_LIMIT: 2, CLEAR_EXCEPTION: 1}
+_COUNT = {STOP: 1, UNLOCK_TRANSACTION: 1, REBOOT: 0, SET_LIMIT: 2, CLEAR_EXCEPTION: 1, DIAGNOSE: 1}
 
 
 class Command(form.Object):

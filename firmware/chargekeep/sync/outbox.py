@@ -65,7 +65,7 @@ class Outbox:
         self.poll_ms = poll_ms
         self.ack_timeout_ms = ack_timeout_ms
         self.batches = self.resent = self.acknowledgements = 0
-        base = BASE + site + "/" + station + "/up/"
+        self._base = base = BASE + site + "/" + station + "/up/"
         partition = hashlib.sha256(station.encode()).digest()[0] % 64
         self.log_topic = base + "log/p%02d" % partition
         self.status_topic = base + "status"
@@ -74,7 +74,7 @@ class Outbox:
         self._sent = 0  # the same of the newest
         self._progress_at = 0  # ticks
         self._patience = 1
-        self._status = None
+        self._status = self._answer = None
         self._wake = asyncio.Event()
 
     @property
@@ -85,6 +85,11 @@ class Outbox:
     def status(self, payload):
         """Publish `payload` (bytes) as the station's status, ahead of any backlog."""
         self._status = payload
+        self._wake.set()
+
+    def answer(self, payload):
+        """Publish `payload` (bytes) once, as what the operator asked for; the newest counts."""
+        self._answer = payload
         self._wake.set()
 
     def wake(self):
@@ -124,7 +129,12 @@ class Outbox:
         while client.connected and client.session == session:
             if self._status is not shown:
                 shown = self._status
-                await client.publish(self.status_topic, shown, retain=True, wait=False)
+                await self._tell(self.status_topic, shown, True)
+            if self._answer:
+                answer = self._answer
+                await self._tell(self._base + "diagnosis", answer, False)
+                if self._answer is answer:
+                    self._answer = None
             if self._flight and self._overdue():
                 self.count(errors.SYNC_TIMEOUT, "acknowledgement")
                 self._patience = min(2 * self._patience, _ACK_TIMEOUTS)
@@ -136,6 +146,14 @@ class Outbox:
                 await asyncio.wait_for_ms(self._wake.wait(), self.poll_ms)
             except asyncio.TimeoutError:
                 pass  # time to look for new records
+
+    async def _tell(self, topic, payload, retain):
+        try:
+            await self.client.publish(topic, payload, retain=retain, wait=False)
+        except ChargekeepError as e:
+            if e.code != errors.SYNC_TOO_LARGE:
+                raise
+            self.count(e.code, e.detail)  # and it does not hold up the records
 
     def _overdue(self):
         waited = ticks_diff(ticks_ms(), self._progress_at)
