@@ -4,11 +4,10 @@
 # while the old one serves; the switch is one atomic write.
 
 import hashlib
-import sys
 
 from micropython import const
 
-from chargekeep import errors
+from chargekeep import errors, forget
 from chargekeep.authorization import form
 from chargekeep.errors import ChargekeepError
 
@@ -33,8 +32,8 @@ _ACTIVE = "allowlist"  # slot number (one byte) and header of the list in force
 _COMING = "allowlist.coming"  # header of the list that is being loaded into the other slot
 _SLOT = "allowlist.slot%d"
 
-_PACKAGE = "chargekeep.authorization"
-_RARE = ("loader", "delta")
+_LOADER = "chargekeep.authorization.loader"
+_DELTA = "chargekeep.authorization.delta"
 
 
 class Header(form.Object):
@@ -180,9 +179,8 @@ class Allowlist:
         self._store.remove(_SLOT % (1 - self._slot))
         if self.coming:
             self.coming = self._loader = None
-            for name in _RARE:  # as memory is always short
-                if sys.modules.pop(_PACKAGE + "." + name, None):
-                    delattr(sys.modules[_PACKAGE], name)
+            forget(_LOADER)
+            forget(_DELTA)
 
     def _load(self, header):
         from chargekeep.authorization.loader import Loader

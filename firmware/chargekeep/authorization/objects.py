@@ -4,9 +4,8 @@
 # back, files put back from a copy included. Stored ones are verified again at each boot.
 
 import asyncio
-import sys
 
-from chargekeep import errors
+from chargekeep import errors, forget
 from chargekeep.authorization import allowlist, form, revocation, tariff
 from chargekeep.authorization import trust as trust_list
 from chargekeep.config import Config
@@ -25,7 +24,6 @@ KINDS = {
 }
 STORED = ("trust", "revocation", "tariff", "config", "allowlist")  # trust first
 
-_PACKAGE = "chargekeep.authorization"
 _DOOR = "chargekeep.authorization.door"
 
 
@@ -74,7 +72,7 @@ class Objects:
             try:
                 await self._door().load()
             finally:
-                _close()
+                forget(_DOOR)
 
     async def accept(self, kind, data):
         """Take the object `data` of `kind` (a topic's name) as it arrived.
@@ -86,7 +84,7 @@ class Objects:
             try:
                 return await self._door().accept(kind, data)
             finally:
-                _close()
+                forget(_DOOR)
 
     def wanted(self):
         """`(version, n)` of the allowlist chunk to fetch next, or None."""
@@ -98,7 +96,7 @@ class Objects:
             done = await self.allowlist.chunk(version, n, data)
             if done:
                 self._door().finish("allowlist", self.allowlist.header)
-                _close()
+                forget(_DOOR)
             return done is not False
 
     def missing(self):
@@ -126,12 +124,6 @@ class Objects:
         from chargekeep.authorization.door import Door
 
         return Door(self)
-
-
-def _close():
-    # Objects are rare, memory is always short
-    if sys.modules.pop(_DOOR, None):
-        del sys.modules[_PACKAGE].door  # pyright: ignore (a module)
 
 
 async def _give_way():
