@@ -128,6 +128,8 @@ def test_links_that_drop_in_the_middle_of_publishing_lose_nothing(demo: Demo):
     demo.await_status("offline", status="offline_operational")
     for _ in range(40):
         demo.present("NOBODY", "REFUSED E209")
+    wait_until(lambda: demo.status()["oldest_unsynced_s"] > 0, 20, "the age of the backlog")
+    assert 0 <= demo.status()["list_age_s"] < 3600
     for moment in (0.02, 0.2):
         demo.network.restore()
         wait_until(lambda: demo.status()["status"] == "online", 90, "online")

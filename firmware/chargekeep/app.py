@@ -82,6 +82,7 @@ class App:
         self.trial = Trial(self.ledger, self.health)
         self._ticks = 0
         self._heap_peak = 0
+        self._oldest = -1, 0  # acknowledged seq, uptime at which the record after it was made
         self._told = None  # what the last status said: state, news, ticks
 
     def _wire_charging(self):
@@ -350,7 +351,7 @@ class App:
         reasons = health.reasons(
             self.sampler.fault or not self.sampler.samples,
             self.timebase.quality,
-            bool(objects.missing()),
+            bool(objects.missing()) or (self._list_age_s() or 0) > objects.config.offline_grace_s,
             self.ledger.free_slots,
             _RESERVE_SLOTS,
         )
@@ -377,8 +378,10 @@ class App:
             "register_wh": self.sampler.register_wh,
             "meter_age_ms": self.sampler.age_ms(),
             "versions": self.versions(),
+            "list_age_s": self._list_age_s(),
             "update": self.trial.update,
             "backlog": ledger.backlog,
+            "oldest_unsynced_s": self._unsynced_s(),
             "free_slots": ledger.free_slots,
             "erases": ledger.erases,
             "errors": {str(code): n for code, n in self.health.errors.items()},
@@ -387,6 +390,27 @@ class App:
             "heap_peak": self._heap_peak,
             "heap_free": gc.mem_free(),
         }
+
+    def _list_age_s(self):
+        header, now = self.objects.allowlist.header, self.timebase.now()
+        return now - header.issued_at if header and now else None
+
+    def _unsynced_s(self):
+        # How long the host has lacked the oldest record; of another boot without a clock, since
+        # this one. Read from flash once for each acknowledgement.
+        seq, uptime = self.ledger.acknowledged, self.timebase.uptime_s()
+        if not self.ledger.backlog:
+            return 0
+        if self._oldest[0] != seq:
+            since = 0
+            for _, _, body in self.ledger.records(seq + 1):
+                if body[2] == self.timebase.boot_id:
+                    since = body[3]
+                elif body[0] and self.timebase.now():
+                    since = body[0] + uptime - self.timebase.now()
+                break
+            self._oldest = seq, since
+        return uptime - self._oldest[1]
 
     def versions(self):
         """What is in force of each signed object; 0: none."""
