@@ -105,6 +105,54 @@ def presented(*tags, looks=1):
     return told, health.errors
 
 
+ACK = "0000ff00ff00"
+# What drivers in use send (libnfc's pn532_uart, Adafruit's PN532 library) and what real chips
+# answered, as users of theirs captured it on the line
+WAKE = "55550000000000000000000000000000"
+SAM = ("0000ff03fdd414011700", "0000ff02fed5151600")
+RETRIES = ("0000ff06fad43205ff0101f400", "0000ff02fed533f800")
+LIST = "0000ff04fcd44a0100e100"
+NOTHING = "0000ff03fdd54b00e000"
+ULTRALIGHT = "0000ff0ff1d54b010100440007048222aadc3980ac00"
+CLASSIC = "0000ff0cf4d54b0101000408045cbbe5d5fd00"
+CLASSIC_4K = "0000ff0cf4d54b0101000218048a4cb5122300"
+READ_4 = ("0000ff05fbd440013004b700", "0000ff13edd54100" + "ff" * 16 + "fa00")
+
+
+class Recorded:
+    """A line on which `story` happens: pairs of what must be sent and what comes back."""
+
+    def __init__(self, story):
+        self.story = story
+        self.out = b""
+
+    def any(self):
+        return len(self.out)
+
+    def read(self, n):
+        got, self.out = self.out[:n], self.out[n:]
+        return got
+
+    def write(self, data):
+        sent, answer = self.story.pop(0)
+        assert data == bytes.fromhex(sent), (data.hex(), sent)
+        self.out += bytes.fromhex(answer and ACK + answer)
+
+
+def test_frames_as_real_chips_exchange_them():
+    begin = [(WAKE, ""), SAM, RETRIES]
+    for story, expected in (
+        ([(LIST, NOTHING)], None),
+        ([(LIST, CLASSIC)], "UID:5CBBE5D5"),
+        ([(LIST, CLASSIC_4K)], "UID:8A4CB512"),
+        ([(LIST, ULTRALIGHT), READ_4], "UID:048222AADC3980"),  # memory that says nothing
+    ):
+        line = Recorded(begin + story)
+        health = Health()
+        assert asyncio.run(Pn532Reader(line, health)._look()) == expected
+        assert not line.story and not health.errors, (expected, line.story, health.errors)
+
+
 def test_tokens_in_text_and_uri_records():
     text = record(b"T", b"\x02en" + TOKEN.encode())
     uri = record(b"U", b"\0" + TOKEN.encode())

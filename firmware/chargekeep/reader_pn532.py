@@ -60,10 +60,10 @@ class Pn532Reader:
     async def _look(self):
         if not self._ready:
             self._uart.write(_WAKE)
-            # 7.2.10: normal mode, no timeout, no interrupt pin. 7.3.1: item 5, one attempt to
-            # find a card, so that a look ends at once where there is none
+            # 7.2.10: normal mode. 7.3.1: item 5, one attempt to find a card, so that a look ends
+            # at once where there is none
             self._ready = (
-                await self._ask(_SAM_CONFIGURATION, b"\x01\x00\x00") is not None
+                await self._ask(_SAM_CONFIGURATION, b"\x01") is not None
                 and await self._ask(_RF_CONFIGURATION, b"\x05\xff\x01\x01") is not None
             )
             if not self._ready:
@@ -120,18 +120,21 @@ class Pn532Reader:
         return answer[2:]
 
     async def _receive(self, timeout_ms, take):
+        # What came with what was taken before is looked at first
         started = time.ticks_ms()
-        while time.ticks_diff(time.ticks_ms(), started) < timeout_ms:
+        while True:
+            taken = take()
+            if taken:
+                return taken
+            if len(self._buffer) > 4 * _MAX_FRAME:
+                return None
             count = self._uart.any()
             if count:
                 self._buffer += self._uart.read(count) or b""
-                taken = take()
-                if taken:
-                    return taken
-                if len(self._buffer) > 4 * _MAX_FRAME:
-                    return None
-            await asyncio.sleep_ms(_POLL_MS)
-        return None
+            elif time.ticks_diff(time.ticks_ms(), started) < timeout_ms:
+                await asyncio.sleep_ms(_POLL_MS)
+            else:
+                return None
 
     def _take_ack(self):
         at = self._buffer.find(_ACK)
