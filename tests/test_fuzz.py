@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import conftest
 import pytest
 
 TESTS = Path(__file__).resolve().parent
@@ -26,6 +27,7 @@ NIGHTLY_RUNS = {  # 5,000,000 together; the last ones verify signatures
     "presented": 50_000,
 }
 PATHS = [str(path) for path in (ROOT / "firmware", TESTS, TESTS / "fuzz")]
+FIRMWARE = str(conftest.compiled())  # for the VM, as a board has it
 
 
 def fuzz(name, folder, *options):
@@ -50,9 +52,8 @@ def fuzz(name, folder, *options):
 
 def replay(name, *folders):
     """What MicroPython makes of the files, against CPython."""
-    env = dict(os.environ, MICROPYPATH=":".join([".frozen", *PATHS]))
-    # `presented` runs the whole way to the decision, with the maker of its objects loaded as well
-    vm = [MICROPYTHON, "-X", "heapsize=512k" if name == "presented" else "heapsize=192k"]
+    env = dict(os.environ, MICROPYPATH=":".join([".frozen", FIRMWARE, *PATHS]))
+    vm = [MICROPYTHON, "-X", "heapsize=192k"]
     results = []
     for command, path in ((vm, env), ([sys.executable], dict(os.environ))):
         path["PYTHONPATH"] = ":".join([*PATHS, str(TESTS / "shim")])
