@@ -28,14 +28,16 @@ _STEP_S = 60  # simulated, for each step of a station's life
 
 
 class Charger:
-    """A replica online. `wh` is what its meter counted in transactions that have ended."""
+    """A replica online. `wh` is what its meter counted in transactions that have ended; `answers`
+    are signed acknowledgements.
+    """
 
     def __init__(self, replica: Replica, fleet: "Fleet", online: float) -> None:
         self.replica = replica
         self.fleet = fleet
         self.chance = random.Random(replica.name)
         self.online = online
-        self.wh = self.cuts = self.resent = 0
+        self.wh = self.cuts = self.resent = self.answers = 0
         self.client: mqtt.Client | None = None
         self.connected = False
         self._sent = 0
@@ -135,6 +137,7 @@ class Charger:
                 bytes(message.payload), wire.ACKNOWLEDGEMENT, self.fleet.key_for
             )
             self.replica.acknowledge(body)
+            self.answers += 1
         except ValueError:
             return
         self._sent_at = time.monotonic()
