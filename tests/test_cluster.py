@@ -167,5 +167,8 @@ def test_definitions_name_each_station_s_own_topics():
     rule = found["topic_permissions"][2]
     assert rule["write"] == rf"^chargekeep\.1\.{SITE}\.bay\-1\.up\."
     assert rule["read"] == rf"^chargekeep\.1\.{SITE}\.(bay\-1|all)\.down\."
+    found = definitions([record | {"revoked": 1_800_000_000}], {})
+    assert found["users"][0]["password_hash"] == ""
+    assert found["permissions"][0]["write"] == "^$"
     with pytest.raises(ToolError, match="dot"):
         definitions([Replica(SITE, "bay.1").record()], {})

@@ -38,7 +38,7 @@ PARTS = {
     "logs": ("live", "logs", "Print records of a running charger's log."),
     "diagnose": ("live", "diagnose", "Show errors, counters and memory of a running charger."),
     "reconcile": ("reconcile.cli", None, "Take in what stations send; bill it."),
-    "rabbitmq": ("rabbitmq", None, "Write the accounts of a RabbitMQ cluster."),
+    "rabbitmq": ("rabbitmq", "rabbitmq", "Write the accounts of a RabbitMQ cluster."),
     "exceptions": ("reconcile.exceptions", None, "Work off what could not be reconciled."),
     "log": ("log.cli", None, "Verify and export a station's log."),
     "sim": ("sim.cli", None, "Run a simulated charger and meter."),

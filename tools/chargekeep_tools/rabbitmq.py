@@ -9,15 +9,15 @@ import hashlib
 import json
 import os
 import re
-import secrets
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from chargekeep_tools.broker import OPERATOR, RECONCILER
+from chargekeep_tools.broker import OPERATOR, RECONCILER, host_accounts
 from chargekeep_tools.codes import Exit, ToolError
+from chargekeep_tools.credentials import Authority
 from chargekeep_tools.home import Home
 from chargekeep_tools.options import HomeOption, JsonOption, new_app, show
 
@@ -59,19 +59,20 @@ def definitions(stations: Iterable[dict[str, Any]], accounts: dict[str, str]) ->
         ],
     }
 
-    def add(user: str, password: str, queues: str, write: str, read: str) -> None:
-        """`queues` it may make and use; `write` and `read` are of topics."""
+    def add(user: str, password: str | None, queues: str, write: str, read: str) -> None:
+        """`queues` it may make and use; `write` and `read` are of topics. No password: nothing."""
         found["users"].append(
             {
                 "name": user,
-                "password_hash": password_hash(password),
+                "password_hash": "" if password is None else password_hash(password),
                 "hashing_algorithm": "rabbit_password_hashing_sha256",
                 "tags": "",
             }
         )
-        both = rf"^({queues}|{re.escape(_EXCHANGE)})$"
+        own = f"^{queues}$" if password is not None else "^$"
+        both = rf"^({queues}|{re.escape(_EXCHANGE)})$" if password is not None else "^$"
         of = {"user": user, "vhost": "/"}
-        found["permissions"].append(of | {"configure": f"^{queues}$", "write": both, "read": both})
+        found["permissions"].append(of | {"configure": own, "write": both, "read": both})
         topics = {"exchange": _EXCHANGE, "write": f"^{write}", "read": f"^{read}"}
         found["topic_permissions"].append(of | topics)
 
@@ -91,7 +92,8 @@ def definitions(stations: Iterable[dict[str, Any]], accounts: dict[str, str]) ->
         site, station = re.escape(site), re.escape(station)
         add(
             record["mqtt"]["user"],
-            record["mqtt"]["password"],
+            # An import takes no user away: a revoked one stays, and may nothing.
+            None if record.get("revoked") else record["mqtt"]["password"],
             _session(station),
             rf"chargekeep\.1\.{site}\.{station}\.up\.",
             rf"chargekeep\.1\.{site}\.({station}|all)\.down\.",
@@ -106,29 +108,33 @@ def _session(client_id: str) -> str:
 
 @app.command("rabbitmq")
 def rabbitmq_command(
-    folder: Annotated[Path, typer.Argument(help="Where to write; made if it is not there.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the files.")],
+    host: Annotated[
+        list[str], typer.Option(help="Name or address stations reach it by; repeatable.")
+    ],
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write definitions.json for `rabbitmqctl import_definitions`, and accounts.env.
-
-    accounts.env holds the passwords of reconciler and operator; those that are there stay.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    env = folder / "accounts.env"
-    before = env.read_text().split() if env.exists() else []
-    known = dict(line.split("=", 1) for line in before if "=" in line)
-    accounts = {
-        name: known.get(f"{name.upper()}_PASSWORD") or secrets.token_hex(16)
-        for name in (RECONCILER, OPERATOR)
-    }
-    stations = Home(home).stations()
-    _private(env, "".join(f"{name.upper()}_PASSWORD={accounts[name]}\n" for name in accounts))
-    _private(folder / "definitions.json", json.dumps(definitions(stations, accounts), indent=1))
+    """Write definitions.json for `rabbitmqctl import_definitions`, accounts.env for compose, and
+    the certificate of the nodes; again after every new or revoked station, then import."""
+    the_home = Home(home)
+    accounts, stations, authority = (
+        host_accounts(the_home),
+        the_home.stations(),
+        Authority(the_home),
+    )
+    certificate, key = authority.server(host)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, data in {
+        "definitions.json": json.dumps(definitions(stations, accounts), indent=1).encode(),
+        "accounts.env": "".join(
+            f"{user.upper()}_PASSWORD={password}\n" for user, password in accounts.items()
+        ).encode(),
+        "ca.crt": authority.certificate_pem,
+        "server.crt": certificate,
+        "server.pem": key,
+    }.items():
+        (out / name).touch(0o600)
+        (out / name).write_bytes(data)
     count = len(stations)
-    show({"stations": count}, as_json, lambda: print(f"{folder}: {count} stations"))
-
-
-def _private(path: Path, text: str) -> None:
-    path.touch(0o600)
-    path.write_text(text)
+    show({"stations": count}, as_json, lambda: print(f"{out}: {count} stations"))
