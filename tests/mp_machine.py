@@ -176,6 +176,8 @@ def test_emergency_withdraws_at_once():
     w, m = ready()
     m.start(Decision())
     w.run(20)
+    for code in range(40):
+        w.station.health.count(code)  # more kinds of errors than it counts
     m.emergency(errors.UNSAFE, "by the operator")
     assert w.meter.flows_w == 0
     w.run(2)

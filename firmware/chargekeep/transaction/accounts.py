@@ -208,11 +208,14 @@ class Accounts:
 
     def _fault(self, code, detail):
         self._health.count(code, detail)
-        self._append(_RECORD_FAULT, [code, self._health.errors[code], detail[:_FAULT_DETAIL]])
+        self._tell([code, detail[:_FAULT_DETAIL]])
 
     def _doubted(self):
         # What the meter said that was not believed; the sampler rations it.
         code, wh, raw = self._sampler.evidence
-        body = [code, self._health.errors[code], "%s Wh" % wh, raw]
-        if self._append(_RECORD_FAULT, body):
+        if self._tell([code, "%s Wh" % wh, raw]):
             self._sampler.evidence = None
+
+    def _tell(self, body):
+        body.insert(1, self._health.errors.get(body[0], 1))
+        return self._append(_RECORD_FAULT, body)
