@@ -4,15 +4,18 @@ import threading
 import time
 
 import pytest
+import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from charger import SITE
 from postgres import Postgres
 from reconcile_host import Host
+from sqlalchemy.exc import IntegrityError
 from test_fleet import World
 
 from chargekeep_tools.reconcile import cli
-from chargekeep_tools.reconcile.schema import bills, include_name, metadata
+from chargekeep_tools.reconcile.database import migrate
+from chargekeep_tools.reconcile.schema import batches, bills, include_name, metadata
 from chargekeep_tools.sim.replica import Replica
 
 
@@ -50,6 +53,35 @@ def test_same_bills_as_sqlite(tmp_path, url):
             assert compare_metadata(context, metadata) == []
         host.engine.dispose()
     assert found[0] == found[1] and len(found[0][0]) == 3
+
+
+def test_partitioning_keeps_every_row(url):
+    engine = sa.create_engine(url)
+    migrate(engine, "0002")
+    some = {sa.String: "x", sa.LargeBinary: b"x"}
+    tables = [t for t in metadata.sorted_tables if t.name not in ("parked", "delivered")]
+    with engine.begin() as connection:
+        for table in tables:
+            for i in (1, 2, 3):
+                row = {c.name: some.get(type(c.type), i) for c in table.c}
+                for name in ("site", "detail"):
+                    if name in row:
+                        row[name] = f"{name}{i}"
+                connection.execute(table.insert().values(row))
+        for name in ("batches", "records"):
+            connection.execute(sa.text(f"SELECT setval('{name}_id_seq', 3)"))
+        before = [connection.execute(sa.select(t).order_by(*t.c)).all() for t in tables]
+    migrate(engine)
+    with engine.begin() as connection:
+        assert before == [connection.execute(sa.select(t).order_by(*t.c)).all() for t in tables]
+        new = batches.insert().values(
+            log=1, received=0, first_seq=9, last_seq=9, state=0, data=b""
+        )
+        assert connection.execute(new.returning(batches.c.id)).scalar_one() == 4
+        with pytest.raises(IntegrityError):
+            again = {c.name: getattr(before[-1][0], c.name) for c in tables[-1].c}
+            connection.execute(tables[-1].insert().values(again))
+    engine.dispose()
 
 
 def test_database_killed_under_load(tmp_path, postgres, url):

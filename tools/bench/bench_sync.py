@@ -1,4 +1,4 @@
-"""Sync from a MicroPython VM, and the reconciler against a subscriber that only counts.
+"""Sync from a MicroPython VM, against a client that publishes and waits.
 
 Everything of a comparison runs in the same call, in turns, on one mosquitto. The station is
 measured until the host has committed and acknowledged all, its peer until the broker has: on the
@@ -9,44 +9,26 @@ import asyncio
 import contextlib
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion
-
-from chargekeep_tools import keys, objects, publish, wire
+from chargekeep_tools import keys, objects, wire
 from chargekeep_tools.broker import RECONCILER, Broker
 from chargekeep_tools.home import Home
 from chargekeep_tools.reconcile import cli, store
-from chargekeep_tools.reconcile.source import TOPIC, MqttSource
+from chargekeep_tools.reconcile.source import MqttSource
 from chargekeep_tools.sim.replica import METER_VALUE, Replica
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SITE = "depot"
-STATIONS = 50
-BATCHES = 2000  # of 32 records each
-TURNS = 3
 VM_RECORDS = 3000
 BASELINE_RECORDS = 100
 ROUND_TRIP_S = 0.02
 PATHS = [".frozen", ROOT / "firmware", ROOT / "boards/UNIX", ROOT / "tests"]
-
-
-class SenderBroker(Broker):
-    """Has an account `sender` that may speak as every station."""
-
-    def write(self) -> Path:
-        path = super().write()
-        with (self.folder / "acl").open("a") as acl:
-            acl.write("user sender\ntopic write chargekeep/#\n")
-        return path
 
 
 class Link:
@@ -97,28 +79,9 @@ class Bench:
         keys.create(self.home, "root", "root", encrypted=False)
         keys.create(self.home, "issuer", "issuer", encrypted=False)
         objects.sign(self.home, wire.TARIFF, SITE, {10: 1, 11: "EUR", 12: 1, 13: 0, 14: 0})
-        self.replicas = [Replica(SITE, f"cp-{i}") for i in range(STATIONS)]
-        for replica in self.replicas:
-            self.home.save_station(replica.record())
-        self.broker = SenderBroker(
-            folder / "broker",
-            [replica.record() for replica in self.replicas],
-            {RECONCILER: "r", "sender": "s"},
-        )
-
-    def messages(self) -> list[tuple[str, bytes, bool]]:
-        """Meter values of all stations, in turns: each batch has 32 records in 32 slots."""
-        found = []
-        per_station = BATCHES // STATIONS
-        for replica in self.replicas:
-            while len(replica.slots) < 32 * per_station:
-                replica.register += 60
-                replica.sleep(60)
-                replica.append(METER_VALUE, [replica.register, 3600])
-            found.append([(replica.log_topic, data, False) for data in replica.batches()])
-        return [message for row in zip(*found, strict=True) for message in row]
-
-    # What the station does
+        record = Replica(SITE, "peer").record()
+        self.home.save_station(record)
+        self.broker = Broker(folder / "broker", [record], {RECONCILER: "r"})
 
     def vm(self, program: Path, *arguments: object) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -177,62 +140,6 @@ class Bench:
         process = self.vm(program, port, station["user"], station["password"], BASELINE_RECORDS)
         return float(process.communicate()[0])
 
-    # What the host does
-
-    def queued(self, client_id: str, messages: list[tuple[str, bytes, bool]]) -> None:
-        """Leave `messages` with the broker for the client `client_id`, who is away."""
-        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id, clean_session=False)
-        client.username_pw_set(RECONCILER, "r")
-        granted: list[object] = []
-        client.on_subscribe = lambda *arguments: granted.append(arguments)
-        client.connect(self.broker.host, self.broker.port)
-        client.loop_start()
-        while not client.is_connected():
-            time.sleep(0.01)
-        client.subscribe(TOPIC, 1)
-        while not granted:
-            time.sleep(0.01)
-        client.disconnect()
-        client.loop_stop()
-        publish.send(self.broker.url("sender"), messages)
-
-    def count(self, messages: list[tuple[str, bytes, bool]]) -> float:
-        """Batches a second of a subscriber that only counts, with PUBACKs by paho itself."""
-        self.queued("counter", messages)
-        client = mqtt.Client(CallbackAPIVersion.VERSION2, "counter", clean_session=False)
-        client.username_pw_set(RECONCILER, "r")
-        seen = 0
-
-        def on_message(*_: object) -> None:
-            nonlocal seen
-            seen += 1
-
-        client.on_message = on_message
-        began = time.perf_counter()
-        client.connect(self.broker.host, self.broker.port)
-        while seen < len(messages):
-            client.loop(1)
-        taken = time.perf_counter() - began
-        client.disconnect()
-        return len(messages) / taken
-
-    def reconcile(self, messages: list[tuple[str, bytes, bool]], turn: int) -> tuple[float, float]:
-        """(batches a second stored and acknowledged, records a second billed after that)."""
-        self.queued("reconciler", messages)
-        engine = store.connect(f"sqlite:///{self.folder / f'turn{turn}.db'}")
-        source = MqttSource(self.broker.url(RECONCILER), "reconciler")
-        reconciler = cli.reconciler_for(self.home, engine, None, source.publish)
-        project: Callable[[], None] = reconciler.project
-        reconciler.project = lambda: None  # type: ignore[method-assign]
-        stored = reconciler.figures.batches
-        began = time.perf_counter()
-        source.run(reconciler, lambda: stored["accepted"] == len(messages))
-        taken = time.perf_counter() - began
-        began = time.perf_counter()
-        project()
-        records = reconciler.figures.records
-        return len(messages) / taken, records / (time.perf_counter() - began)
-
 
 def wire_bytes() -> float:
     """Bytes of a PUBLISH packet with 32 meter values, a record."""
@@ -250,7 +157,6 @@ def run() -> dict[str, float]:
     """Rates in records a second where the name does not say otherwise."""
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(Path(name))
-        messages = bench.messages()
         with bench.broker:
             drained = VM_RECORDS / bench.drain(VM_RECORDS, bench.broker.port, "near")
             latency = bench.drain(1000, bench.broker.port, "latency")
@@ -258,12 +164,6 @@ def run() -> dict[str, float]:
             with Link(bench.broker.port, ROUND_TRIP_S / 2).running() as port:
                 far_drained = VM_RECORDS / bench.drain(VM_RECORDS, port, "far")
                 far_baseline = BASELINE_RECORDS / bench.publish_wait(port)
-            counted, stored, billed = [], [], []
-            for turn in range(TURNS):
-                counted.append(bench.count(messages))
-                rate, projected = bench.reconcile(messages, turn)
-                stored.append(rate)
-                billed.append(projected)
     return {
         "sync_bytes_per_record_on_wire": round(wire_bytes(), 1),
         "sync_drain_records_per_s": round(drained),
@@ -273,11 +173,6 @@ def run() -> dict[str, float]:
         "sync_vs_umqtt_ratio": round(drained / baseline, 1),
         "sync_vs_umqtt_20ms_ratio": round(far_drained / far_baseline, 1),
         "sync_latency_after_reconnect_s": round(latency, 2),
-        "reconcile_sqlite_records_per_s": round(32 * statistics.median(stored)),
-        "reconcile_projected_records_per_s": round(statistics.median(billed)),
-        "reconcile_vs_bare_ratio": round(
-            statistics.median(stored) / statistics.median(counted), 3
-        ),
     }
 
 

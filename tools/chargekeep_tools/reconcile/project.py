@@ -71,6 +71,7 @@ class Projector:
 
     def _slice(self, most: int) -> int | None:
         """Some batches of up to `most` logs in one commit; None if no log is behind."""
+        self._log = None
         with self.engine.begin() as connection:
             # SQLite takes its only write lock here, others a lock for each log: a second
             # reconciler on this database waits, and finds the work done.

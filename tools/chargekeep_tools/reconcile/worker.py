@@ -84,7 +84,10 @@ class Reconciler:
         that the database will not take is parked, and stops nobody but its station.
         """
         heads: dict[int, Log] = {}
-        for batch, outcome in self._store(self._open_all(messages)):
+        opened = self._open_all(messages)
+        # Several reconcilers may write new logs: all in one order, or they lock each other out.
+        opened.sort(key=lambda each: (each[0].site, each[0].station))
+        for batch, outcome in self._store(opened):
             self.figures.batches[outcome.kind] += 1
             if outcome.kind == "accepted":
                 self.figures.slots += batch.last - batch.first + 1
