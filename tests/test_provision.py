@@ -149,11 +149,11 @@ def test_the_port_speaks_up(home, station):
         assert error.code == 700 and error.hint
 
 
-# Stands in for the module on the device: a file system with 12 KiB left
+# Stands in for the module on the device: a file system with 48 KiB left
 FULL = """
 class os:
     getcwd = staticmethod(lambda: "/")
-    statvfs = staticmethod(lambda path: (4096, 0, 0, 3))
+    statvfs = staticmethod(lambda path: (4096, 0, 0, 12))
 """
 
 

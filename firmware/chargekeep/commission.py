@@ -31,6 +31,7 @@ _REPLACE = const(9)  # true: forget the station this board was, its key and its 
 
 _SEAL = "commission.seal"  # first seal key of the ledger, until the host has it
 _DONE = "commissioned"  # exists once the host has confirmed
+_ENOSPC = const(28)
 _PROOF = b"chargekeep commission\0"
 
 
@@ -180,5 +181,6 @@ def run(what, *arguments):
     except ChargekeepError as e:
         result = {"error": e.code, "detail": str(e.detail)}
     except OSError as e:
-        result = {"error": errors.UNEXPECTED, "detail": repr(e)}
+        code = errors.UPDATE_SPACE if e.errno == _ENOSPC else errors.UNEXPECTED
+        result = {"error": code, "detail": repr(e)}
     print(json.dumps(result))

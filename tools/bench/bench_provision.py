@@ -1,4 +1,5 @@
-"""Provisioning and updating over a serial line, on an empty simulated board.
+"""Provisioning and updating over a serial line, on an empty simulated board; and how much flash
+the firmware takes.
 
 The upload is timed beside `mpremote cp` of the same files over the same pseudo-terminal. A
 pseudo-terminal is as fast as the two ends: the figures are round trips, not bits.
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from chargekeep_tools import bundle as bundles
 from chargekeep_tools import keys, provision, trust, update, upload
+from chargekeep_tools.bench.rp2040.filesystem import blocks
 from chargekeep_tools.device import opened
 from chargekeep_tools.home import Home
 from chargekeep_tools.programs import firmware_root
@@ -44,6 +46,19 @@ def _mpremote(folder: Path, source: Path, files: dict[str, bytes]) -> float:
     return took
 
 
+def _flash() -> dict[str, float]:
+    # What an update keeps on a Pico W: two slots, each with its list; in blocks of its littlefs
+    files, _ = bundles.compile_files("RPI_PICO_W", firmware_root())
+    files |= bundles.root_files("RPI_PICO_W", firmware_root())
+    slot = {f"a/{path}": data for path, data in files.items()}
+    slot["a/files"] = bundles.file_list(files)
+    return {
+        "flash_bytes_total": sum(map(len, slot.values())),
+        "flash_file_list_bytes": len(slot["a/files"]),
+        "flash_littlefs_bytes_of_a_slot": 4096 * blocks("RPI_PICO_W", slot),
+    }
+
+
 def run() -> dict[str, float]:
     """Seconds, bytes and the ratio to mpremote's cp."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -71,7 +86,7 @@ def run() -> dict[str, float]:
                 started = time.monotonic()
                 result = update.stage(device, second)
                 staged = time.monotonic() - started
-        return {
+        return _flash() | {
             "provision_s": round(provisioned, 2),
             "upload_s": round(ours, 2),
             "upload_bytes": sum(map(len, files.values())),

@@ -110,14 +110,17 @@ class DeviceError(ToolError):
     """The firmware refused; `code` is its number in firmware/chargekeep/errors.py."""
 
     def __init__(self, port: str, code: int, detail: str) -> None:
-        super().__init__(f"{port}: E{code} {detail}", Exit.DEVICE, _ADVICE.get(code, ""))
+        exit_code = Exit.NO_SPACE if code == NO_SPACE else Exit.DEVICE
+        super().__init__(f"{port}: E{code} {detail}", exit_code, _ADVICE.get(code, ""))
         self.code = code
 
 
+NO_SPACE = 803
 _ADVICE = {
     700: "the board's config.json is missing or wrong; see the wiring table",
     701: "the station's identity is damaged; --replace makes a new one",
     702: "the board lacks a part of the firmware or of its flash layout",
+    NO_SPACE: "remove files from the board, or erase it",
     704: "the board is another station; --replace forgets that one, its key and its log",
 }
 

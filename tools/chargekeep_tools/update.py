@@ -65,10 +65,11 @@ def stage(
     checks everything but sends nothing.
     """
     device.run("from chargekeep.update import usb")
-    facts = _offer(device, bundle)
-    _send(device, facts, "files", bundles.file_list(bundle.files))
+    facts = call(device, "'hello'")
+    sent = _send(device, facts, "manifest", bundle.manifest)
+    sent += _send(device, facts, "files", bundles.file_list(bundle.files))
     begun = call(device, "'begin'")
-    result = {"version": begun["version"], "current": begun["current"], "files": 0, "bytes": 0}
+    result = {"version": begun["version"], "current": begun["current"], "files": 0, "bytes": sent}
     if begun["current"]:
         return result
     paths = sorted(bundle.files)
@@ -96,19 +97,13 @@ def restart(device: Device) -> None:
 def adopt(device: Device, bundle: bundles.Bundle) -> dict[str, Any]:
     """Have a new station prove the firmware that was uploaded before it could verify anything."""
     device.run("from chargekeep.update import usb")
-    _offer(device, bundle)
+    _send(device, call(device, "'hello'"), "manifest", bundle.manifest)
     return call(device, "'adopt'")
 
 
-def _offer(device: Device, bundle: bundles.Bundle) -> dict[str, Any]:
-    facts = call(device, "'hello'")
-    _send(device, facts, "manifest", bundle.manifest)
-    return facts
-
-
-def _send(device: Device, facts: dict[str, Any], name: str, data: bytes) -> None:
+def _send(device: Device, facts: dict[str, Any], name: str, data: bytes) -> int:
     put = f"usb.run('offer', {name!r}, "
-    upload.send(device, put, name, data, facts["deflate"], lambda *_: None)
+    return upload.send(device, put, name, data, facts["deflate"], lambda *_: None)
 
 
 app = new_app("Update a station's firmware over USB or MQTT.")

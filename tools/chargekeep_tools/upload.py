@@ -15,6 +15,7 @@ from chargekeep_tools.codes import Exit, ToolError
 from chargekeep_tools.device import Device
 
 PIECE = 4096
+_SPARE = 32768  # bytes of the board's file system that stay free
 _WINDOW_BITS = 12
 
 Progress = Callable[[str, int], None]
@@ -37,7 +38,7 @@ def _hello():
     v = sys.implementation
     print(json.dumps({'mpy': getattr(v, '_mpy', 0), 'deflate': DeflateIO is not None,
         'version': v[1][:3], 'machine': getattr(v, '_machine', ''), 'platform': sys.platform,
-        'free': u[0] * u[3], 'slot': slot}))
+        'block': u[0], 'free': u[0] * u[3], 'slot': slot}))
 def _hashes(names):
     found = {}
     for name in names:
@@ -57,7 +58,8 @@ def _put(name, size, offset, data, packed):
     at = name.find('/')
     while at >= 0 and not offset:
         try: os.mkdir(name[:at])
-        except OSError: pass
+        except OSError as e:
+            if e.errno != 17: raise
         at = name.find('/', at + 1)
     with open(name + '.new', 'ab' if offset else 'wb') as f: f.write(data)
     offset += len(data)
@@ -106,7 +108,8 @@ def send(
 
 
 def hello(device: Device) -> dict[str, Any]:
-    """What the board runs: `mpy`, `deflate`, `version`, `machine`, `platform`, `free`, `slot`."""
+    """What the board runs: `mpy`, `deflate`, `version`, `machine`, `platform`, `block` and `free`
+    bytes of its file system, `slot`."""
     device.run(_BOOTSTRAP)
     return device.call("_hello()")
 
@@ -123,8 +126,8 @@ def upload(
     wanted = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     here = hashes(device, list(files))
     missing = [name for name in files if here.get(name) != wanted[name]]
-    size = sum(len(files[name]) for name in missing)
-    if facts["free"] < size + 8192:
+    size = sum(_space(len(files[name]), facts["block"]) for name in missing)
+    if facts["free"] < size + _SPARE:
         raise ToolError(
             f"{device.port}: {facts['free']:,} bytes free, {size:,} needed",
             Exit.NO_SPACE,
@@ -143,6 +146,11 @@ def upload(
                 "run it again; if it stays, the board's flash is worn",
             )
     return sent
+
+
+def _space(size: int, block: int) -> int:
+    # Whole blocks, or a share of its folder's where small: littlefs, 4 KiB blocks
+    return block // 4 if size <= block // 8 else -(-size // block) * block
 
 
 def hashes(device: Device, names: list[str]) -> dict[str, str]:

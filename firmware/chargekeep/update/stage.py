@@ -15,7 +15,8 @@ from chargekeep.update import manifest, slots
 _BUFFER = const(512)
 _COPIED = const(4096)  # bytes written between two steps
 _FOLDER = const(0x4000)
-_SPARE = const(8192)  # bytes of the file system that stay free
+_EEXIST = const(17)
+_SPARE = const(32768)  # bytes of the file system that stay free
 
 
 def digest(path):
@@ -36,13 +37,19 @@ def digest(path):
         return None
 
 
+def space(size, block):
+    """Bytes that a file of `size` takes: whole blocks, or a share of its folder's where small."""
+    return block // 4 if size <= block // 8 else -(-size // block) * block
+
+
 def _make_folders(path):
     at = path.find("/")
     while at >= 0:
         try:
             os.mkdir(path[:at])
-        except OSError:
-            pass  # there already; if not, opening the file fails and says so
+        except OSError as e:
+            if e.errno != _EEXIST:
+                raise
         at = path.find("/", at + 1)
 
 
@@ -107,6 +114,7 @@ class Stage:
         yield from self._clean(slots.OWN[:2])
         here = []
         self.needed = []
+        info = os.statvfs(os.getcwd())
         size = 0
         for index, item in enumerate(self.files()):
             if not self._holds(self.slot, item):
@@ -114,9 +122,8 @@ class Stage:
                     here.append(index)
                 else:
                     self.needed.append(index)
-                size += item[1]
+                size += space(item[1], info[0])
             yield False
-        info = os.statvfs(os.getcwd())
         if info[0] * info[3] < size + _SPARE:
             raise ChargekeepError(errors.UPDATE_SPACE, "%d bytes" % size)
         for index, item in enumerate(self.files()):

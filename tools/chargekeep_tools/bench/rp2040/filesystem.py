@@ -38,15 +38,27 @@ def start(board: str) -> int:
     return FLASH_BYTES - _BLOCKS[board] * _BLOCK
 
 
-def _store(fs: LittleFS, files: dict[str, bytes]) -> bytes:
+def _fill(fs: LittleFS, files: dict[str, bytes]) -> None:
     for path, content in files.items():
         folder = path.rpartition("/")[0]
         if folder:
             fs.makedirs(folder, exist_ok=True)
         with fs.open(path, "wb") as file:
             file.write(content)
+
+
+def _store(fs: LittleFS, files: dict[str, bytes]) -> bytes:
+    _fill(fs, files)
     fs.unmount()
     return bytes(fs.context.buffer)
+
+
+def blocks(board: str, files: dict[str, bytes]) -> int:
+    """How many blocks `files` take in a file system of `board`."""
+    fs = _littlefs(board, None)
+    empty = fs.used_block_count
+    _fill(fs, files)
+    return fs.used_block_count - empty
 
 
 def make(board: str, files: dict[str, bytes]) -> bytes:
