@@ -13,7 +13,7 @@ import typer
 
 from chargekeep_tools import boards
 from chargekeep_tools.codes import Exit, ToolError
-from chargekeep_tools.log.records import NAMES
+from chargekeep_tools.log import records
 from chargekeep_tools.options import JsonOption, new_app, outline, show, utc
 
 _ANSWER_S = 3
@@ -161,5 +161,6 @@ def logs_command(
         when = utc(moment) if moment else f"boot {boot} + {uptime} s"
         print(
             f"{answer['seq']:6} {when:20} {'UIRS'[quality]}"
-            f" {NAMES.get(answer['type'], answer['type'])}: {json.dumps(body)}"
+            f" {records.NAMES.get(answer['type'], answer['type'])}:"
+            f" {records.spoken(records.named(answer['type'], body))}"
         )

@@ -12,7 +12,7 @@ from chargekeep_tools.codes import Exit, ToolError
 from chargekeep_tools.home import Home
 from chargekeep_tools.log import source
 from chargekeep_tools.log.image import Report
-from chargekeep_tools.log.records import Record
+from chargekeep_tools.log.records import Record, spoken
 from chargekeep_tools.log.slots import Keys
 from chargekeep_tools.options import HomeOption, JsonOption, new_app, show, utc
 
@@ -166,8 +166,8 @@ def dump(
         if as_json:
             print(json.dumps(row | {"fields": fields}))
             continue
-        body = " ".join(f"{k}={'-' if v is None else v}" for k, v in fields.items())
-        print(f"{record.identity:>8}  {utc(record.time)} {row['quality']}  {record.name}: {body}")
+        head = f"{record.identity:>8}  {utc(record.time)} {row['quality']}  {record.name}"
+        print(f"{head}: {spoken(fields)}")
     for problem in report.problems:
         print(f"PROBLEM {problem}", file=sys.stderr)
 

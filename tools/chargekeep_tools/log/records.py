@@ -61,6 +61,16 @@ FIELDS = {
 _SEQ_MAX = 0xFFFFFFFF
 
 
+def named(kind: int, body: Sequence[Any]) -> dict[str, Any]:
+    """The body of a record by the names of its items, as many as there are."""
+    return dict(zip(FIELDS.get(kind, ()), body, strict=False))
+
+
+def spoken(fields: dict[str, Any]) -> str:
+    """What `named` gives, for people."""
+    return " ".join(f"{name}={'-' if item is None else item}" for name, item in fields.items())
+
+
 class LogError(Exception):
     """A batch or image that does not hold.
 
@@ -102,7 +112,7 @@ class Record:
     @property
     def fields(self) -> dict[str, Any]:
         """The body by the names of its items, as many as there are."""
-        return dict(zip(FIELDS.get(self.type, ()), self.body, strict=False))
+        return named(self.type, self.body)
 
     @property
     def digest(self) -> bytes:
