@@ -61,6 +61,8 @@ def measure(folder: Path, cluster: Any, postgres: Any) -> dict[str, float]:
     kept = slots / (time.perf_counter() - began)
 
     engine = connect(postgres.url)
+    with engine.connect() as connection:
+        empty = connection.scalar(sa.text("SELECT pg_database_size(current_database())"))
     reconciler = cli.reconciler_for(home, engine, None, source.publish)
     project = reconciler.project
     reconciler.project = lambda *_: None  # type: ignore[method-assign]
@@ -73,6 +75,7 @@ def measure(folder: Path, cluster: Any, postgres: Any) -> dict[str, float]:
     billed = slots / (time.perf_counter() - began)
     with engine.connect() as connection:
         found = connection.scalar(sa.select(sa.func.sum(logs.c.head_seq)))
+        size = connection.scalar(sa.text("SELECT pg_database_size(current_database())")) - empty
     engine.dispose()
     if found != slots:
         raise RuntimeError(f"{found} of {slots} slots")
@@ -80,11 +83,12 @@ def measure(folder: Path, cluster: Any, postgres: Any) -> dict[str, float]:
         "cluster_published_records_per_s": kept,
         "cluster_stored_records_per_s": stored,
         "cluster_projected_records_per_s": billed,
+        "cluster_database_bytes_per_record": size / slots,
     }
 
 
 def run() -> dict[str, float]:
-    """Records a second: on three disks, in the database and acknowledged, projected."""
+    """Records a second: on three nodes' disks, in the database and acknowledged, projected."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
     from postgres import Postgres
     from rabbitmq import Cluster
