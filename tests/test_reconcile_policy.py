@@ -1,6 +1,7 @@
 """The conflict table of reconcile/policy.py: one test a row."""
 
 import struct
+from pathlib import Path
 
 import pytest
 import test_reconcile_parking
@@ -345,6 +346,12 @@ def test_every_rule_has_its_test():
     names = [*globals(), *vars(test_reconcile_parking)]
     tests = {name.removeprefix("test_") for name in names if name.startswith("test_")}
     assert {rule.flag for rule in policy.RULES} <= tests
+
+
+def test_the_documentation_has_the_table():
+    text = (Path(__file__).parent.parent / "tools" / "README.md").read_text()
+    for rule in policy.RULES:
+        assert f"| {rule.flag} | {rule.conflict} | {rule.policy} |" in text
 
 
 def test_transactions_that_took_nothing_share_a_register(host, replica):

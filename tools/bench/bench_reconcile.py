@@ -43,7 +43,7 @@ from postgres import Postgres
 
 SITE = "depot"
 STATIONS = 50
-BATCHES = 5000  # of 32 records each
+BATCHES = 9000  # of 32 records each; the broker queues 10,000
 TURNS = 3
 GROWTH = (10, 100, 1000, 10_000)
 GROWTH_BATCHES = 10_000

@@ -285,14 +285,14 @@ def _chain(
     seal: SealKeys, sector: int, seq: int, found: list[bytes], before: bytes, end: bytes
 ) -> list[bytes]:
     """The links of the slots of a run; the last must be `end`."""
-    keys = seal.link_key(sector), seal.link_key(sector - 1)
+    own = seal.link_key(sector)
     # What a power cut made the ledger repeat in a new sector keeps the links of the one before.
     for repeated in range(min(len(found), _REPEATED) + 1):
-        link, key = before, keys[repeated > 0]
+        link, key = before, seal.link_key(sector - 1) if repeated else own
         links = []
         for at, slot in enumerate(found, seq):
             if at == seq + repeated:
-                key = keys[0]
+                key = own
             if slot[0] & _JOINED:  # how a slot was programmed is not part of the chain
                 slot = bytes((slot[0] & ~_JOINED,)) + slot[1:]
             low = (at & 0xFFFF).to_bytes(2, "little")
