@@ -1,15 +1,17 @@
 """Board tests: the same on every kind of board (chargekeep_tools.bench).
 
-pytest tests/bench                              the unix VM
+pytest tests/bench                              the unix VM, directly and behind serial ports
 CHARGEKEEP_RP2_IMAGE=RPI_PICO.uf2 CHARGEKEEP_RP2_W_IMAGE=RPI_PICO_W.uf2 pytest tests/bench
                                                 ... and the emulated boards
-pytest tests/bench --port /dev/ttyACM0 [--power-cmd ./switch] [--meter-port /dev/ttyUSB0]
+pytest tests/bench --port /dev/ttyACM0 --board RPI_PICO [--power-cmd ./switch]
+                   [--meter-port /dev/ttyUSB0] [--reader-port /dev/ttyUSB1]
                                                 ... and a real one
 """
 
 import time
 
 import pytest
+from serial_rig import Rig
 
 from chargekeep_tools import issue, keys, trust
 from chargekeep_tools.bench import Unavailable, firmware, open_board
@@ -19,12 +21,15 @@ from chargekeep_tools.home import Home
 
 EMULATED = list(IMAGES)
 SITE, STATION = "bench", "pole-1"
-ADAPTERS = ("power-cmd", "meter-port", "reader-port")
+ADAPTERS = ("board", "power-cmd", "meter-port", "reader-port")
+# Run on a port each time; the others do at night
+ON_PORT = ("test_a_transaction_outlives_a_power_cut", "test_the_repl_runs_code_and_keeps_files")
 
 
 def pytest_addoption(parser):
     group = parser.getgroup("a real board")
     group.addoption("--port", help="serial port of a board that may be erased")
+    group.addoption("--board", default="RPI_PICO", help="its name, as in boards/ [RPI_PICO]")
     group.addoption("--power-cmd", help="switches its power: run with on or off at its end")
     group.addoption("--meter-port", help="serial adapter in its meter's place")
     group.addoption("--reader-port", help="serial adapter in its reader's place")
@@ -33,9 +38,14 @@ def pytest_addoption(parser):
 def pytest_generate_tests(metafunc):
     if "board" in metafunc.fixturenames:
         port = metafunc.config.getoption("--port", default=None)
-        metafunc.parametrize(
-            "board", ["unix", *EMULATED, *([port] if port else [])], indirect=True
-        )
+        marks = [] if metafunc.function.__name__ in ON_PORT else [pytest.mark.nightly]
+        targets = [
+            "unix",
+            pytest.param("serial", marks=marks),
+            *EMULATED,
+            *([port] if port else []),
+        ]
+        metafunc.parametrize("board", targets, indirect=True)
     if "emulated" in metafunc.fixturenames:
         metafunc.parametrize("emulated", EMULATED, indirect=True)
 
@@ -44,6 +54,9 @@ def pytest_generate_tests(metafunc):
 def board(request, tmp_path):
     """A board without firmware, off."""
     target, option = request.param, request.config.getoption
+    if target == "serial":
+        yield from behind_a_port(tmp_path)
+        return
     try:
         if target == option("--port", default=None):
             opened = SerialBoard(target, *[option(f"--{name}") for name in ADAPTERS])
@@ -53,6 +66,14 @@ def board(request, tmp_path):
         pytest.skip(str(reason))
     with opened:
         yield opened
+
+
+def behind_a_port(tmp_path):
+    rig = Rig(tmp_path / "rig")
+    ports = rig.power_command, rig.meter_port, rig.reader_port
+    with SerialBoard(rig.port, "UNIX", *ports) as opened:
+        yield opened
+    rig.close()
 
 
 @pytest.fixture
@@ -72,7 +93,7 @@ class Charger:
     def __init__(self, board, home, **how):
         self.board = board
         self.home = home
-        if board.architecture:
+        if board.needs_firmware:
             board.install(firmware.files(board.name))
         self.record = board.commission(home, SITE, STATION, **how)
         board.power_cut()

@@ -18,7 +18,7 @@ print(core.ledger.log_id.hex(), core.ledger.counter(0))
 
 
 def test_a_second_run_changes_nothing(board, home):
-    if board.architecture:
+    if board.needs_firmware:
         board.install(firmware.files(board.name))
     once = board.commission(home, *STATION)
     board.power_cut()

@@ -79,7 +79,7 @@ class Device:
         # Leaving the program is a soft reset. boot.py runs, main.py sees the file and ends.
         self.leave("with open('service', 'w'): pass\nraise SystemExit")
         self._await_prompt()
-        _interrupt(self.transport, self.port)
+        interrupt(self.transport, self.port)
         # Where the REPL stayed in raw mode, main.py did not run
         self.run("import os\ntry: os.remove('service')\nexcept OSError: pass")
         self.run(_PREPARE)
@@ -133,7 +133,7 @@ def _exit_of(traceback_line: str) -> Exit:
     return Exit.DEVICE
 
 
-def _interrupt(transport: SerialTransport, port: str) -> None:
+def interrupt(transport: SerialTransport, port: str) -> None:
     serial: Any = transport.serial
     # A board that is just starting loses what it is sent, so this takes more than one attempt.
     for attempt in range(_ATTEMPTS, 0, -1):
@@ -160,7 +160,7 @@ def opened(port: str) -> Iterator[Device]:
     except (TransportError, SerialException, OSError) as error:
         raise ToolError(f"no board at {port}: {error}", Exit.NO_DEVICE, "see: chargekeep boards")
     try:
-        _interrupt(transport, port)
+        interrupt(transport, port)
         device = Device(transport, port)
         device.run(_PREPARE)
         yield device

@@ -32,12 +32,14 @@ class Board(ABC):
     Powered on with its application it charges; without, it is in service and answers `exec`.
     All times are the board's own: real seconds, or emulated ones.
 
-    name: upstream's name of the board. architecture: of mpy-cross, None where it runs sources.
+    name: upstream's name of the board. architecture: of its native code, as mpy-cross names it.
+    needs_firmware: it comes without; bring it with `install(firmware.files(name))`.
     demand_w: what the car takes from the meter while the relay permits.
     """
 
     name: str
     architecture: str | None = None
+    needs_firmware = True
     network_host: str | None = "127.0.0.1"  # this machine as the board sees it; None: no network
     wifi: tuple[str, str] | None = None  # network name and password, where the board needs them
 

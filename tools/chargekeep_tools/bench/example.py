@@ -37,7 +37,7 @@ def power_on(board: Board) -> None:
 
 
 def check(board: Board, home: Home) -> None:
-    if board.architecture:
+    if board.needs_firmware:
         board.install(firmware.files(board.name))
     record = board.commission(home, SITE, STATION)
     print(f"commissioned: kid {record['kid']}, {record['ledger_blocks']} ledger blocks")

@@ -20,5 +20,6 @@ def files(board: str) -> dict[str, bytes]:
     found = {f"{_SLOT}/{name}": content for name, content in modules(board).items()}
     for name in bundle.ROOT_FILES:
         found[name] = (root / "firmware" / name).read_bytes()
+    found["slot"] = _SLOT.encode()
     found["config.json"] = (root / "boards" / board / "config.json").read_bytes()
     return found

@@ -21,6 +21,7 @@ class UnixBoard(Board):
     """A station in `folder`. The firmware runs from its sources; nothing is installed."""
 
     name = "UNIX"
+    needs_firmware = False
 
     def __init__(self, folder: Path):
         super().__init__()

@@ -48,9 +48,6 @@ class SimBoard:
         self.starts = 0
         self.port = ""
         self._board = Line()
-        mode = termios.tcgetattr(self._board.slave)
-        mode[3] |= termios.ISIG
-        termios.tcsetattr(self._board.slave, termios.TCSANOW, mode)
         self._host: Line | None = None
         self._unplugged = threading.Event()
         self._process: subprocess.Popen | None = None
@@ -99,6 +96,10 @@ class SimBoard:
 
     def _start(self) -> None:
         self.starts += 1
+        # A REPL that was killed leaves its own mode, in which Ctrl-C interrupts nothing.
+        mode = termios.tcgetattr(self._board.slave)
+        mode[3] |= termios.ISIG
+        termios.tcsetattr(self._board.slave, termios.TCSANOW, mode)
         self._started = time.time()
         self._process = subprocess.Popen(
             # The pseudo-terminal controls the process, so that Ctrl-C interrupts the program.
