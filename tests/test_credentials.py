@@ -8,10 +8,14 @@ import pytest
 from charger import Charger, wait_for
 from reconcile_host import Host
 from sync_site import Site
+from update_site import ROOT, make_home
 
-from chargekeep_tools import broker, credentials, publish, wire
+from chargekeep_tools import broker, credentials, provision, publish, wire
+from chargekeep_tools import bundle as bundles
 from chargekeep_tools.broker import OPERATOR
 from chargekeep_tools.credentials import Auth, Authority
+from chargekeep_tools.sim.board import SimBoard
+from chargekeep_tools.sim.station import Line
 
 NAMES = {"cp-1": Auth.PASSWORD, "cp-2": Auth.CERTIFICATE, "cp-3": Auth.PSK}
 
@@ -50,7 +54,8 @@ class Depot(Site):
                 path = self.folder / f"{name}-{part}.der"
                 path.write_bytes(bytes.fromhex(mqtt[part]))
                 how[part] = str(path)
-        return self.vm(name, **(how | changes))
+        how |= changes
+        return self.vm(name, **{part: value for part, value in how.items() if value})
 
     def url(self, user, password=None):
         password = password or broker.host_accounts(self.home)[user]
@@ -159,3 +164,45 @@ def test_a_revoked_station_is_not_believed(tmp_path):
     # What was believed before stays, and stays provable
     host.restart()
     assert host.bills() == believed
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("auth", Auth)
+def test_a_provisioned_charger_comes_online(auth, tmp_path):
+    home = make_home(tmp_path / "home")
+    ports = [broker.free_port() for _ in broker.PORTS]
+    out, runner = tmp_path / "etc", broker.Broker(tmp_path / "broker", port=ports[0])
+    bundle = bundles.build(home, "hall", "UNIX")
+    wiring = json.loads((ROOT / "boards" / "UNIX" / "config.json").read_text())
+    lines = [Line(), Line()]
+    wiring["meter"]["path"], wiring["reader"]["path"] = (line.path for line in lines)
+    online = []
+    with SimBoard(tmp_path / "board") as board:
+        network = provision.network_map(
+            broker=("127.0.0.1", ports[1 + list(Auth).index(auth)]),
+            tls=True,
+            ca=None if auth == Auth.PSK else Authority(home).der,
+        )
+        how = {
+            "bundle": bundle,
+            "wiring": json.dumps(wiring).encode(),
+            "network": network,
+            "auth": auth,
+        }
+        provision.provision(home, board.port, "hall", "bay-1", **how)
+        broker.configure(home, out, ["127.0.0.1"], ports=tuple(ports))
+        runner.run(out / "mosquitto.conf")
+        try:
+            password = broker.host_accounts(home)[OPERATOR]
+            ca = out / "ca.crt"
+            url = f"mqtts://{OPERATOR}:{password}@127.0.0.1:{ports[1]}?ca={ca}"
+            with publish.connected(url) as client:
+                client.on_message = lambda _c, _u, message: online.append(message.payload)
+                client.subscribe(wire.topic("hall", "bay-1", "up", "connection"), 1)
+                # The same credentials again, and the charger starts
+                provision.provision(home, board.port, "hall", "bay-1", restart=True, **how)
+                wait_for(lambda: b"online" in online, 40)
+        finally:
+            runner.stop()
+            for line in lines:
+                line.close()
