@@ -59,6 +59,7 @@ class Site:
         spent._living = lambda: spent._table  # nothing expires in this test
 
         def may_resume(transaction):  # as app.py
+            assert self.uses() or self.store.write is full, "not counted at the boot"
             try:
                 policy.started(transaction, 1)
             except ChargekeepError:

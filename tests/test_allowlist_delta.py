@@ -8,7 +8,7 @@ import random
 import micropython  # noqa: F401  (tests/shim)
 import pytest
 
-from chargekeep.authorization.delta import apply
+from chargekeep.authorization import delta
 from chargekeep.authorization.loader import Loader
 from chargekeep.errors import ChargekeepError
 from chargekeep_tools import allowlist, keys, publish, trust, wire
@@ -37,7 +37,7 @@ def built(folder, old, new, count, data, there=0):
     async def run():
         await loader.prove()
         assert loader.taken == there
-        await apply(loader, data)
+        await delta.apply(loader, data)
 
     asyncio.run(run())
     assert loader.complete
@@ -98,6 +98,48 @@ def test_no_other_list_comes_of_it(tmp_path):
             assert made == b"".join(new)
     with pytest.raises(ChargekeepError):
         built(tmp_path, allowlist.build_pages(entries[1:]), new, 120, data)
+    with pytest.raises(ChargekeepError):  # good, and 2,050 bytes: 2 (skip) is 0x4000
+        built(tmp_path, old, new, 120, data + b"\x40\0" * (1025 - len(data) // 2))
+
+
+def test_a_full_disk_leaves_what_the_loader_can_go_on_from(tmp_path, monkeypatch):
+    source = random.Random(3)
+    entries = listed(source, 200)
+    old = allowlist.build_pages(entries)
+    new = allowlist.build_pages(entries[1:])
+
+    class Full:
+        def __init__(self, file):
+            self.file, self.left = file, 4
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def write(self, data):
+            self.left -= 1
+            if self.left < 0:
+                raise OSError(28)
+            return self.file.write(data)
+
+    def full(name, mode):
+        file = open(name, mode)
+        return file if mode == "rb" else Full(file)
+
+    (tmp_path / "old").write_bytes(b"".join(old))
+    loader = Loader(Header(new, 199), str(tmp_path / "new"), str(tmp_path / "old"), pause)
+    monkeypatch.setattr(delta, "open", full, raising=False)
+    with pytest.raises(ChargekeepError):
+        asyncio.run(delta.apply(loader, allowlist.delta(old, new)))
+    assert loader.taken == 4 == (tmp_path / "new").stat().st_size // allowlist.PAGE
+    monkeypatch.undo()
+    asyncio.run(delta.apply(loader, allowlist.delta(old, new)))
+    assert loader.complete and (tmp_path / "new").read_bytes() == b"".join(new)
 
 
 def test_one_card_of_ten_thousand_costs_a_small_message():

@@ -141,7 +141,7 @@ class _Build:
         at = _HEAD
         while self._at < len(self._data):
             kind, n = self._instruction()
-            if kind == _LEAVES and n and at == _HEAD and not self._leaf:
+            if kind == _LEAVES and n and at == _HEAD:
                 self._copies = n - 1
                 return self._base_leaf()
             if kind == _END and at > _HEAD:
