@@ -1,7 +1,7 @@
-# heap: 1024k
+# heap: 2048k
 # Three days without a broker, at one transaction per 20 minutes: the station's metering,
-# transactions, ledger and health in simulated time, and then its outbox. Nothing is lost, status is
-# as designed, and all goes up in order. Two hours of it outside the nightly run.
+# transactions, ledger and health in simulated time, and then its outbox. Nothing is lost, the
+# status is as designed, and all goes up in order. Two hours of it outside the nightly run.
 import asyncio
 import os
 from hashlib import sha256
