@@ -64,7 +64,6 @@ class Allowlist:
         self._loader = None
         self.base = 0  # version of the list that a delta is awaited from
         self._damaged = False
-        self._buffer = bytearray(PAGE)
         self.pages_read = 0
 
     # The list in force
@@ -93,7 +92,7 @@ class Allowlist:
             raise ChargekeepError(errors.LIST_PAGE, str(e))
 
     def _descend(self, f, id_hash):
-        page = self._buffer
+        page = bytearray(PAGE)
         number, proof = 0, self.header.root
         for _ in range(_MAX_LEVEL + 1):
             f.seek(number * PAGE)
