@@ -190,6 +190,11 @@ async def test_garbage_from_the_broker_is_counted_and_survived():
         b"\x00\x00",
         b"\x32\x02\xff\xff",  # topic longer than the packet
         b"\x36\x05\x00\x01t\x00\x01",  # QoS 3
+        b"\x34\x05\x00\x01t\x00\x01",  # QoS 2, which nobody asked for
+        b"\x32\x05\x00\x01t\x00\x00",  # packet id 0, 2.3.1
+        b"\x41\x02\x00\x01",  # reserved flags, 2.2.2
+        b"\xd0\x01\x00",
+        b"\xc0\x00",  # a client's packet
         b"\x32\x05\x00\x01\xff\x00\x01",  # topic is not UTF-8
         b"\x20\x02\x00\x00",  # a second CONNACK
         b"\x40\x03\x00\x00\x00",
@@ -293,6 +298,50 @@ async def test_quiet_connection_is_kept_alive():
     await asyncio.sleep_ms(1800)
     assert broker.received.count(b"\xc0\x00") in (2, 3), broker.received
     assert client.session == 1 and client.connected
+
+
+async def test_missing_pingresp_ends_the_connection():
+    def script(link, data):
+        if data == b"\xc0\x00":
+            return None
+        return accept(link, data)
+
+    client, _ = await started(Broker(script), keepalive=1, timeout_ms=200)
+    await until(lambda: client.session == 2)
+    assert client.count.errors == {errors.SYNC_TIMEOUT: 1}
+
+
+async def test_keep_alive_counts_from_the_last_packet_sent():
+    # 3.1.2.10: a station that only listens must ask, one that speaks need not.
+    broker = Broker()
+    client, _ = await started(broker, keepalive=2)
+    for _ in range(12):
+        await client.publish("t", b"")
+        await asyncio.sleep_ms(100)
+    assert b"\xc0\x00" not in broker.received
+    for _ in range(16):
+        broker.links[0].feed(publish("t", b"", qos=0))
+        await asyncio.sleep_ms(100)
+    assert b"\xc0\x00" in broker.received
+
+
+async def test_each_delivery_is_handled_and_acknowledged():
+    seen = []
+
+    async def take(topic, payload):
+        seen.append(bytes(payload))
+
+    broker = Broker()
+    await started(broker, on_message=take)
+    again = bytearray(publish("t", b"one", packet_id=9))
+    again[0] |= 8  # DUP, 3.3.1.1: no reason to drop it, handlers are idempotent
+    retained = bytearray(publish("t", b"two", packet_id=300))
+    retained[0] |= 1
+    for packet in (publish("t", b"one", packet_id=9), again, publish("t", b"0", qos=0), retained):
+        broker.links[0].feed(bytes(packet))
+    await until(lambda: len(seen) == 4 and len(broker.received) == 4)
+    assert seen == [b"one", b"one", b"0", b"two"]
+    assert broker.received[1:] == [b"\x40\x02\x00\x09"] * 2 + [b"\x40\x02\x01\x2c"]
 
 
 async def test_slow_handler_is_not_a_timeout():

@@ -424,6 +424,8 @@ class MqttClient:
         except UnicodeError:
             raise ChargekeepError(errors.SYNC_PROTOCOL, "topic")
         packet_id = self._in[at] << 8 | self._in[at + 1] if qos else None
+        if packet_id == 0:  # 2.3.1
+            raise ChargekeepError(errors.SYNC_PROTOCOL, "packet id 0")
         if length > len(self._in):
             self.count(errors.SYNC_TOO_LARGE, topic)
             await self._skip(length, reader)
