@@ -392,6 +392,30 @@ def migrations(seeds, outcomes):
         print("cuts:", cuts.count, "operations:", cuts.operations)
 
 
+def test_the_middle_of_the_last_operation_in_a_closed_sector():
+    # The new sector is open but empty. What was repeated nowhere yet is waited for, all of it.
+    for seed in range(1, 25 if FAST else 7):
+        device = NorSim(SECTORS, seed)
+        store = MemoryStore()
+        Ledger.format(device, LOG, KEY, store)
+        ledger = open_ledger(device, store)
+        while ledger._index < 56:
+            ledger.append(5, [0])
+        ledger.append_many([(5, [i]) for i in range(1, 5)])
+        for index in (57, 58):
+            fading(device, ledger, index)
+        device.cut_in = 2  # the header of the next sector is there, the repeated slots are not
+        raises(PowerCut, open_ledger(device, store).append, *BOOT)
+        device.cut_in = -1
+        ledger = open_ledger(device, store)
+        shown = listed(ledger)
+        ledger.append(*BOOT)
+        again = listed(ledger)
+        assert again[:-1] == shown
+        for _ in range(8):
+            assert listed(open_ledger(device, store)) == again, "flapping"
+
+
 def test_every_cut_of_a_migration():
     if FAST:
         migrations((1,), OUTCOMES)

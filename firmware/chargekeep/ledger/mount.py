@@ -160,8 +160,9 @@ def _replay_once(ledger, patient):
                 pins[seq] = held[before * 64 + ledger._at[i]] = bytes(slot)
         ledger._used = used
         if patient and before >= 0 and ledger._seq[before] == here.seq - 1:
-            if here.first - 1 not in pins:
-                return False  # it was there when this sector was opened
+            there = [seq for seq in pins if seq < here.first]
+            if not there or here.first - min(there) != len(there):
+                return False  # all of it was there when this sector was opened
     ledger._held = held
     ledger._pin = [pins[seq] for seq in sorted(pins)]
     ledger._settled = min(pins) - 1 if pins else ledger._next - 1
