@@ -12,7 +12,7 @@ from chargekeep_tools import keys, objects, trust, wire
 from chargekeep_tools.reconcile import cli, policy
 from chargekeep_tools.reconcile.books import HomeBooks
 from chargekeep_tools.reconcile.schema import adjustments, batches, records, transactions
-from chargekeep_tools.sim.replica import BOOT, METER_SEGMENT, START, TX_ENDED, Replica
+from chargekeep_tools.sim.replica import BOOT, METER_SEGMENT, METER_VALUE, START, TX_ENDED, Replica
 
 PRICED = (7, 1)
 CLOCK_SET = 7
@@ -256,6 +256,31 @@ def test_unreadable(host, replica, body):
     replica.charge(10, tariff=PRICED)
     only(reconcile(host, replica), "", 10)
     assert host.kinds() == ["unreadable"] and replica.acknowledged == len(replica.slots)
+
+
+@pytest.mark.parametrize("body", [["x", b"l" * 8, b"s" * 64], [-1, b"l" * 8, b""], [1, 2, 3], []])
+def test_unreadable_heads(host, replica, body):
+    replica.append(12, body)
+    replica.charge(10, tariff=PRICED)
+    only(reconcile(host, replica), "", 10)
+    assert host.kinds() in (["unreadable"], ["bad_head"])
+    assert replica.acknowledged == len(replica.slots)
+
+
+def test_what_thinning_moves_is_taken_once(host, replica, monkeypatch):
+    replica.append(METER_VALUE, [100, 0])
+    first = replica.batches()
+    encode = wire.dumps
+    with monkeypatch.context() as patched:
+        patched.setattr(wire, "dumps", lambda body: struct.pack("<I", 2) + encode(body))
+        replica.append(0x80 | METER_VALUE, [100, 0])
+        replica.append(0x80 | METER_VALUE, [100, 0])
+    replica.append(METER_VALUE, [100, 0])
+    host.give(replica, *first)
+    host.give(replica, *replica.batches())
+    assert [row["seq"] for row in host.rows(records)] == [1, 2, 5] and host.kinds() == []
+    host.reconciler.projector.rebuild()
+    assert [row["seq"] for row in host.rows(records)] == [1, 2, 5] and host.kinds() == []
 
 
 def test_lost(host, replica):

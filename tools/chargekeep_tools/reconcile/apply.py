@@ -128,6 +128,7 @@ class Pass:
             for record in new:
                 if record.seq not in known:
                     self._apply(record)
+                    known.add(record.seq)
                     count += 1
         return count
 
@@ -183,6 +184,8 @@ class Pass:
 
     def _head(self, record: Record, seq: int, link: bytes, signature: bytes) -> None:
         """A head must be signed by the station, and be the chain's."""
+        if type(seq) is not int or not 0 < seq < 1 << 32:
+            raise ValueError("no slot")
         station = self.knows.stations.get(self.log.site, self.log.station)
         message = head_message(self.log.log_id, seq, link)
         if station is None:
