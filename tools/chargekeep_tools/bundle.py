@@ -292,3 +292,17 @@ def show_command(path: Path, home: HomeOption = None, as_json: JsonOption = Fals
         table(("file", "bytes"), summary["files"].items())
 
     show(summary, as_json, human)
+
+
+@app.command("mip")
+def mip_command(
+    board: Annotated[str, typer.Argument(help=f"One of: {', '.join(BOARDS)}.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")],
+) -> None:
+    """Write the firmware of BOARD as a package for mpremote mip install: not signed."""
+    from chargekeep_tools import mip
+
+    if board not in BOARDS:
+        raise ToolError(f"no board {board!r}", Exit.USAGE, f"one of: {', '.join(BOARDS)}")
+    count = mip.write(board, output)
+    print(f"{output}: {count} files; mpremote mip install --target / {output}/package.json")
