@@ -6,9 +6,10 @@ import subprocess
 from contextlib import contextmanager, suppress
 
 import pytest
+from test_rollout import Bay, counters
 from update_site import ROOT, make, make_home
 
-from chargekeep_tools import provision, update
+from chargekeep_tools import provision, rollout, update
 from chargekeep_tools.codes import Exit, ToolError
 from chargekeep_tools.device import opened
 from chargekeep_tools.sim.board import SimBoard
@@ -76,6 +77,19 @@ def test_provisioning_without_room(home, folder, tmp_path):
                 no_space(update.stage, device, make(home, 2, IDLE))
         assert again()["public_key"] == record["public_key"]
         assert (folder / "slot").read_text() == "a"
+
+
+@pytest.mark.nightly
+def test_an_update_over_mqtt_without_room(folder, tmp_path):
+    with Bay(tmp_path / "site", folder) as bay:
+        bundle = bay.next_bundle()
+        counters(bay)  # it has started: its watchdog and pins are files as well
+        for free in (12_288, 200_000):
+            with room(folder, free):
+                state = bay.roll_out(bundle, 60)
+            assert rollout.exit_code(state, update.EXITS) == Exit.NO_SPACE, state
+            assert bay.slot() == "a"
+        assert bay.roll_out(bundle, 120)["state"] == "running"
 
 
 def test_an_update_without_room(home, folder, tmp_path):

@@ -1,15 +1,17 @@
 """Updates over MQTT: the charger on a simulated board, mosquitto, and the operator's tools."""
 
 import json
+import random
 import threading
 import time
 
 import pytest
 from update_site import CRASHES, ROOT, make, make_home
 
-from chargekeep_tools import policy, provision, rollout, update
+from chargekeep_tools import live, policy, provision, rollout, update
 from chargekeep_tools.broker import OPERATOR, Broker
-from chargekeep_tools.codes import Exit
+from chargekeep_tools.bundle import Bundle
+from chargekeep_tools.codes import Exit, ToolError
 from chargekeep_tools.issue import issue
 from chargekeep_tools.sim.board import SimBoard
 from chargekeep_tools.sim.meter import SimMeter
@@ -27,13 +29,13 @@ VERSION = %d
 class Bay:
     """A station on a simulated board that runs version 1, and its broker."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, flash=None):
         self.home = make_home(folder / "home")
         policy.tariff(self.home, "hall", 1, "EUR", 3500)
         self.broker = Broker(folder / "broker", accounts={OPERATOR: "o"})
         self.reader = Line()
         self.meter = SimMeter(link=folder / "meter.pty", wh=1234567)
-        self.board = SimBoard(folder / "cutting-board")
+        self.board = SimBoard(flash or folder / "cutting-board")
         self.version = 1
 
     def __enter__(self):
@@ -133,6 +135,29 @@ def test_what_is_not_for_the_station_is_refused(bay, tmp_path):
     assert code(bay.bundle(text="another")) == Exit.REFUSED
 
 
+class Altered(Bundle):
+    """What a broker makes of a bundle that changes the byte `at` on the way."""
+
+    at = 0
+
+    @property
+    def stream(self):
+        data = bytearray(super().stream)
+        data[self.at] ^= 1
+        return bytes(data)
+
+
+@pytest.mark.parametrize("at", [100, -1], ids=["list", "file"])
+def test_what_was_altered_on_the_way_is_refused_and_fetched_again(bay, at):
+    good = bay.next_bundle(more={"zz.py": b"# the last file, with " + bytes([at % 256])})
+    bad, before = Altered(good.manifest, good.listed, good.files), bay.slot()
+    bad.__class__.at = at
+    state = bay.roll_out(bad, 60)
+    assert (state["state"], state["error"]) == ("refused", 802) and bay.slot() == before
+    assert rollout.exit_code(state, update.EXITS) == Exit.VERIFY
+    assert bay.roll_out(good, 90)["state"] == "running"
+
+
 def test_a_version_that_crashes_is_rolled_back_and_reported(bay):
     before = bay.slot()
     bundle = bay.next_bundle(CRASHES)
@@ -144,3 +169,35 @@ def test_a_version_that_crashes_is_rolled_back_and_reported(bay):
     starts = bay.board.starts
     assert bay.roll_out(bundle, 20)["state"] == "rolled_back"
     assert bay.board.starts == starts
+
+
+def counters(bay):
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return next(live.ask(bay.board.port, "diagnose"))["counters"]
+        except ToolError:
+            assert time.monotonic() < deadline, "it does not start"
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+def test_power_cuts_anywhere(bay):
+    chance = random.Random(7)
+    identity = (bay.board.folder / "fs" / "identity").read_bytes()
+    before, slots = counters(bay), []
+    for _ in range(20):
+        bundle = bay.next_bundle()
+        rollout.offer(bay.home, bay.broker.url(OPERATOR), bundle, ["bay-1"])
+        for _ in range(3):
+            time.sleep(chance.uniform(0, 25))
+            bay.board.power_cut()
+            slots.append(bay.slot())
+            bay.board.power_on()
+        state = bay.roll_out(bundle, 180)
+        assert state["state"] == "running" and state["version"] == bay.version, state
+        after = counters(bay)
+        assert all(a >= b for a, b in zip(after, before, strict=True)), (before, after)
+        before = after
+    assert (bay.board.folder / "fs" / "identity").read_bytes() == identity
+    print({slot: slots.count(slot) for slot in sorted(set(slots))})
