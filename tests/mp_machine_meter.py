@@ -93,6 +93,17 @@ def test_meter_swapped_mid_transaction():
         assert first + second - 3 <= energy <= first + second, (first, second, energy)
 
 
+def test_no_start_from_a_register_in_doubt():
+    w, m = ready()
+    w.meter.wh += 60  # flowed past an open contactor
+    w.run(1.5)
+    raises(ChargekeepError, m.start, Decision(), code=errors.METER_STALE)
+    w.run(5)
+    m.start(Decision(max_wh=100))
+    w.run(60)
+    assert w.bodies(terms.RECORD_ENDED)[0][4] - w.bodies(terms.RECORD_STARTED)[0][6] <= 107
+
+
 def test_glitches_bill_nothing():
     w, m = ready(demand_w=11000)
     m.start(Decision())

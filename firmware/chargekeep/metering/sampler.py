@@ -40,7 +40,8 @@ class Sampler:
     the register can gain (times 1.1). `on_segment(old_wh, new_wh, reason)` is called when the
     register went on elsewhere: the old meter ended at old_wh, the new one began at new_wh; it
     returns False where that could not be recorded yet.
-    `fault` is 0 or the code of why there is no sample younger than five cycles. `evidence` is
+    `fault` is 0 or the code of why there is no sample younger than five cycles, `doubt` 0 or the
+    code under which newer readings are not believed yet. `evidence` is
     (code, register or None, raw reply) of the first doubtful reading of an episode, until whoever
     records it sets it to None.
     """
@@ -78,7 +79,7 @@ class Sampler:
         self._attempt = 0
         self._last_wh = None  # the register all readings are held against
         self._timed = False  # and whether read_ms tells when it was read
-        self._doubt = 0  # code of the doubt under which the candidate stands
+        self.doubt = 0  # code of the doubt under which the candidate stands
         self._candidate_wh = None  # the reading that may start a segment
         self._latest_wh = 0  # and the newest one that fits it
         self._candidate_ms = self._latest_ms = 0
@@ -158,7 +159,7 @@ class Sampler:
         wh = self.meter.register_wh
         code = self._doubtful(wh, now)
         if code:
-            if code != self._doubt or self._attempt == 0:
+            if code != self.doubt or self._attempt == 0:
                 self._count(code, wh)
                 self._doubt_of(code, wh)
             if not self._confirmed(code, wh, now):
@@ -194,14 +195,14 @@ class Sampler:
         first = self._candidate_wh
         if (
             first is None
-            or code != self._doubt
+            or code != self.doubt
             or not 0
             <= wh - self._latest_wh
             <= self._gain_wh(time.ticks_diff(now, self._latest_ms))
         ):
             self._candidate_wh = wh
             self._candidate_ms = now
-        self._doubt = code
+        self.doubt = code
         self._latest_wh = wh
         self._latest_ms = now
         needed = _CONFIRM_MS if code else _CONFIRM_FIRST_MS
@@ -225,7 +226,7 @@ class Sampler:
 
     def _accept(self, wh, now):
         self._candidate_wh = None
-        self._doubt = 0
+        self.doubt = 0
         self.register_wh = self._last_wh = wh
         self.power_w = self.meter.power_w
         self.read_ms = now

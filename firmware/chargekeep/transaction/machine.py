@@ -146,7 +146,7 @@ class Machine(Accounts):
 
         `decision` has accepted, stop, code, id_hash, cti, kid, max_wh, max_s, max_w, tariff_id,
         tariff_version and evidence. Raises its code if not accepted, TRANSACTION_STATE, UNSAFE,
-        METER_STALE (no register to start from) or TRANSACTION_NO_SPACE.
+        METER_STALE (no register to start from, or a doubtful one) or TRANSACTION_NO_SPACE.
         """
         if not decision.accepted:
             raise ChargekeepError(decision.code)
@@ -154,7 +154,8 @@ class Machine(Accounts):
             raise ChargekeepError(TRANSACTION_STATE, self.state)
         if self.unsafe:
             raise ChargekeepError(UNSAFE, str(self.unsafe))
-        if self.accounted_wh is None or self._sampler.sample is None or self._sampler.fault:
+        sampler = self._sampler
+        if self.accounted_wh is None or not sampler.samples or sampler.fault or sampler.doubt:
             raise ChargekeepError(METER_STALE)
         if self._on_begin:
             self._on_begin(decision)
