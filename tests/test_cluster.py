@@ -13,7 +13,7 @@ from rabbitmq import Cluster
 from test_fleet import World
 
 from chargekeep_tools import publish
-from chargekeep_tools.broker import OPERATOR, RECONCILER
+from chargekeep_tools.broker import OPERATOR, RECONCILER, Broker
 from chargekeep_tools.codes import ToolError
 from chargekeep_tools.rabbitmq import definitions
 from chargekeep_tools.reconcile.schema import logs
@@ -141,16 +141,18 @@ def test_what_a_station_gets_and_may(tmp_path, cluster):
     for replica in (one, two):
         home.save_station(replica.record())
     cluster.admit(home.stations())
-    down, page = f"chargekeep/1/{SITE}/bay-1/down", f"chargekeep/1/{SITE}/all/down/allowlist/9/0"
+    down, everyone = (f"chargekeep/1/{SITE}/{to}/down" for to in ("bay-1", "all"))
+    page = f"{everyone}/allowlist/9/0"
     with publish.connected(cluster.mqtt_url(OPERATOR)) as operator:
         publish.Follower(home).serve(operator)
         publish.send(cluster.mqtt_url(OPERATOR, node=1), [(page, b"page", True)])
         station = Client(one, cluster.addresses[1])
-        station.subscribe(f"{down}/+")
-        station.subscribe(page)
+        for topic in (f"{down}/+", f"{everyone}/+", page):
+            station.subscribe(topic)
         station.client.publish(f"chargekeep/1/{SITE}/bay-1/up/connection", b"online", 1, True)
         # Its tariff, from whoever follows; an allowlist's page, retained at this node.
-        assert station.until(lambda: {f"{down}/tariff", page} <= set(station.got)), station.got
+        tariffs = {f"{down}/tariff", f"{everyone}/tariff"}
+        assert station.until(lambda: page in station.got and tariffs & set(station.got))
         other = Client(two, cluster.addresses[2])
         other.subscribe(f"{down}/+")
         other.subscribe(f"chargekeep/1/{SITE}/+/up/#")
@@ -158,6 +160,25 @@ def test_what_a_station_gets_and_may(tmp_path, cluster):
         other = Client(two, cluster.addresses[2])
         other.client.publish(one.log_topic, b"forged", 1)
         assert other.until(lambda: other.lost)
+
+
+def test_follower_sends_a_station_its_objects(tmp_path):
+    home = make_home(tmp_path / "home")
+    one = Replica(SITE, "bay-1")
+    with Broker(tmp_path / "broker", [one.record()], {OPERATOR: "o"}) as broker:
+        with publish.connected(broker.url(OPERATOR)) as operator:
+            follower = publish.Follower(home)
+            follower.serve(operator)
+            station = Client(one, (broker.host, broker.port))
+            station.subscribe(f"chargekeep/1/{SITE}/bay-1/down/+")
+            up = f"chargekeep/1/{SITE}/bay-1/up/connection"
+            station.client.publish(up, b"online", 1, True)
+            tariff = f"chargekeep/1/{SITE}/bay-1/down/tariff"
+            assert station.until(lambda: tariff in station.got)
+            assert station.got == {tariff: home.current(SITE, "tariff")[None][1]}
+            station.client.publish(up, b"lost", 1, True)
+            station.until(lambda: False, 0.3)
+            assert follower.answered == 1
 
 
 def test_definitions_name_each_station_s_own_topics():

@@ -177,8 +177,11 @@ class Follower:
     def serve(self, client: mqtt.Client) -> None:
         """Follow on `client`, now and after each time it connects again."""
 
-        def subscribe(*_):
+        def subscribe(*_: Any) -> None:
             client.subscribe("chargekeep/1/+/+/up/connection", 1)
+            for site in self.home.sites():  # for those that came online while we were away
+                for topic, data in self._objects(site):
+                    client.publish(topic, data, 1)
 
         client.on_message = self._on_message
         client.on_connect = subscribe
