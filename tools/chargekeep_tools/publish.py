@@ -113,7 +113,7 @@ def ask(url: str, signed: objects.SignedObject, topic: str, number: int) -> dict
     answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     listening = threading.Event()
     with connected(url) as client:
-        client.on_message = lambda client, userdata, message: answers.put(message.payload)
+        client.on_message = lambda client, userdata, message: answers.put(bytes(message.payload))
         client.on_subscribe = lambda *arguments: listening.set()
         client.subscribe(topic, 1)
         listening.wait(_TIMEOUT_S)
