@@ -39,6 +39,7 @@ MOUNT = """
 import time
 from chargekeep.board import open_board
 from chargekeep.ledger.ring import Ledger
+from chargekeep.transaction.recall import Memory
 class Store:
     def read(self, name):
         return bytes.fromhex("%s")
@@ -46,11 +47,19 @@ ledger = Ledger(open_board().ledger_device(), None, None, Store())
 began = time.ticks_us()
 ledger.mount()
 print(time.ticks_diff(time.ticks_us(), began), ledger.free_slots)
+fed = [time.ticks_us()]
+def alive():
+    fed.append(time.ticks_us())
+assert Memory(ledger, 1, alive).transaction.seq_no > 3000
+alive()
+print(time.ticks_diff(fed[-1], fed[0]))
+print(max(time.ticks_diff(b, a) for a, b in zip(fed, fed[1:])))
 """
 
 
-def mount_us(board: EmulatedBoard, scratch: Path) -> int:
-    """Time to mount 64 full sectors, which are gone again when this returns."""
+def full_ring_us(board: EmulatedBoard, scratch: Path) -> tuple[int, int, int]:
+    """Times to mount 64 full sectors and to recall the transaction in them, and the longest in
+    between without feeding the watchdog. The sectors are gone again when this returns."""
     vm = Path(sys.executable).parent / "micropython"
     path = ":".join([".frozen", *(str(ROOT / p) for p in ("firmware", "boards/UNIX", "tests"))])
     key = subprocess.run(
@@ -64,17 +73,17 @@ def mount_us(board: EmulatedBoard, scratch: Path) -> int:
     end = filesystem.start(board.name)
     before, after = board.flash[: end - len(ring)], board.flash[end:]
     board.flash = before + ring + after
-    took_us, free_slots = map(int, board.exec(MOUNT % key).split())
+    mount_us, free_slots, recall_us, unfed_us = map(int, board.exec(MOUNT % key, 200).split())
     assert free_slots == 0
     board.power_cut()
     board.flash = before + b"\xff" * len(ring) + board.flash[end:]
-    return took_us
+    return mount_us, recall_us, unfed_us
 
 
 def measure(board: EmulatedBoard, home: Home) -> dict[str, float]:
     files = firmware.files(board.name)
     board.install(files)
-    mounted_us = mount_us(board, home.root.parent)
+    mount_us, recall_us, unfed_us = full_ring_us(board, home.root.parent)
     verify_us, sign_us = map(int, board.exec(VERIFY).split())
     board.power_cut()
     began = board.now_s
@@ -105,7 +114,9 @@ def measure(board: EmulatedBoard, home: Home) -> dict[str, float]:
         "flash_bytes_total": sum(map(len, files.values())),
         "heap_free_after_boot_bytes": heap_idle,
         "heap_free_charging_bytes": board.status["heap_free"],
-        "ledger_mount_full_ms_on_image": mounted_us / 1000,
+        "ledger_mount_full_ms_on_image": mount_us / 1000,
+        "ledger_recall_full_ms_on_image": recall_us / 1000,
+        "ledger_recall_unfed_ms_on_image": unfed_us / 1000,
         "provision_emulated_s": provision_s,
         "token_to_permit_ms_on_image": 1000 * permit_s,
     }

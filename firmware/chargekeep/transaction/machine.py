@@ -252,7 +252,7 @@ class Machine(Accounts):
     def resume(self, alive=None):
         """Take up what the ledger tells; call once, before the sampler runs.
 
-        It reads all records since the last transaction began, 4.4 ms each on an RP2040, which
+        It reads all records since the last transaction began, 2.3 ms each on an RP2040, which
         may be many seconds: `alive()` is called in between, to feed a watchdog.
         """
         self._withdraw()
