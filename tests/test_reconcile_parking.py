@@ -12,10 +12,10 @@ from reconcile_host import Host
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
 from chargekeep_tools.reconcile import apply, cli, parking
-from chargekeep_tools.reconcile.database import Stale, passes
+from chargekeep_tools.reconcile.database import Broken, Stale, passes
 from chargekeep_tools.reconcile.schema import exceptions, logs, metadata, parked
 from chargekeep_tools.reconcile.source import Source
-from chargekeep_tools.reconcile.store import Store
+from chargekeep_tools.reconcile.store import Group, Store
 from chargekeep_tools.reconcile.worker import Message
 from chargekeep_tools.sim.replica import Replica
 
@@ -216,6 +216,18 @@ def test_what_passes_is_waited_for(host, replicas):
     held.close()
     take(host, sent[4:])
     assert all(r.acknowledged == len(r.slots) for r in replicas) and len(billed(host)) == 4
+
+
+def test_what_stops_everybody_parks_nobody(host, replicas, monkeypatch):
+    sent = everything(replicas)
+    take(host, sent[:4])
+    monkeypatch.setattr(Group, "_place", lambda *_: 1 / 0)
+    with pytest.raises(Broken):
+        take(host, sent[4:])
+    assert host.rows(parked) == [] and host.kinds() == []
+    monkeypatch.undo()
+    take(host, sent[4:])
+    assert len(billed(host)) == 4
 
 
 def test_which_errors_pass():

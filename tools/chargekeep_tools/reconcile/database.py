@@ -32,6 +32,10 @@ class Stale(SQLAlchemyError):
     """Another process changed what we were about to change."""
 
 
+class Broken(SQLAlchemyError):
+    """Nothing at all can be written, for a reason that does not look as if it would pass."""
+
+
 def connect(url: str) -> sa.Engine:
     """An engine for `url` with the schema up to date. SQLite commits reach the disk (FULL)."""
     engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from chargekeep_tools import wire
 from chargekeep_tools.reconcile import parking
-from chargekeep_tools.reconcile.database import passes
+from chargekeep_tools.reconcile.database import Broken, passes
 from chargekeep_tools.reconcile.project import Projector
 from chargekeep_tools.reconcile.store import Log, Outcome, Store, reason
 from chargekeep_tools.reconcile.verify import REVOKED, Batch, Station, Stations, open_batch
@@ -106,21 +106,31 @@ class Reconciler:
 
     def _store(self, opened: list[Opened]) -> list[tuple[Batch, Outcome]]:
         """In one commit; if the data of a batch prevents that, in as many as it takes."""
+        failed: list[tuple[Batch, Exception]] = []
+        done = self._commit(opened, failed)
+        if not done and len({(batch.site, batch.station) for batch, _ in failed}) > 1:
+            # Nobody gets through: that is no batch's fault, and not for an operator to work off.
+            raise Broken(reason(failed[0][1])) from failed[0][1]
+        for batch, error in failed:
+            log_.error("%s/%s: parked: %s", batch.site, batch.station, reason(error))
+            parking.park(self.engine, batch, error, int(self.clock()))
+            self.figures.batches["parked"] += 1
+        return done
+
+    def _commit(
+        self, opened: list[Opened], failed: list[tuple[Batch, Exception]]
+    ) -> list[tuple[Batch, Outcome]]:
         if not opened:
             return []
-        now = int(self.clock())
         try:
-            outcomes = self.store.ingest(opened, now)
+            outcomes = self.store.ingest(opened, int(self.clock()))
         except Exception as error:
             if passes(error):
                 raise
             if len(opened) > 1:
                 half = len(opened) // 2
-                return self._store(opened[:half]) + self._store(opened[half:])
-            (batch, _) = opened[0]
-            log_.error("%s/%s: parked: %s", batch.site, batch.station, reason(error))
-            parking.park(self.engine, batch, error, now)
-            self.figures.batches["parked"] += 1
+                return self._commit(opened[:half], failed) + self._commit(opened[half:], failed)
+            failed.append((opened[0][0], error))
             return []
         self.figures.commits += 1
         return [(batch, outcome) for (batch, _), outcome in zip(opened, outcomes, strict=True)]
