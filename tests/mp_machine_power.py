@@ -102,6 +102,18 @@ def test_a_stop_is_not_undone_by_a_power_cut():
     settled(w)
 
 
+def test_a_stop_before_the_first_sample_of_a_boot():
+    w, m = ready()
+    m.start(Decision())
+    w.run(20)
+    w.cut()
+    m = w.boot().machine
+    assert m.present(Decision()) is False and m.state == "ending"
+    w.run(5)
+    assert w.bodies(terms.RECORD_ENDED)[0][3] == terms.STOPPED_LOCAL
+    settled(w)
+
+
 def test_resume_refused_ends_with_power_loss_at_the_true_register():
     w, m = ready()
     m.start(Decision())

@@ -183,8 +183,8 @@ class Machine(Accounts):
         self._enter(_ENDING)
         self._reason = reason
         self._most_wh = None
-        if not self._overdue():
-            sampler = self._sampler
+        sampler = self._sampler
+        if sampler.samples and not self._overdue():
             more = (sampler.age_ms() + _SETTLE_MS) * sampler.max_power_w // 3600000
             self._most_wh = sampler.register_wh + max(more, 2 * sampler.resolution_wh)
         self.transaction.stopping = trigger
