@@ -200,6 +200,21 @@ def test_the_end_waits_for_room_in_flash():
     settled(w)
 
 
+def test_an_end_whose_use_cannot_be_stored_is_recorded_once():
+    def full(*used):
+        raise OSError(28)
+
+    w, m = ready()
+    m._on_used = full
+    m.start(Decision())
+    w.run(20)
+    m.stop()
+    w.run(5)
+    assert m.state == "idle" and len(w.bodies(terms.RECORD_ENDED)) == 1
+    assert w.station.health.errors[errors.LEDGER_PROGRAM] == 1
+    settled(w)
+
+
 def test_car_that_leaves():
     w, m = ready()
     m.start(Decision())

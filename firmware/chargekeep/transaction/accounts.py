@@ -112,7 +112,7 @@ class Accounts:
 
     def _used(self, tx, energy_wh):
         if self._on_used and tx.cti is not None:
-            self._on_used(tx.cti, tx.id, energy_wh, tx.elapsed_s)
+            self._try(self._on_used, tx.cti, tx.id, energy_wh, tx.elapsed_s)
 
     # The register
 
