@@ -21,7 +21,12 @@ from chargekeep_tools.home import Home
 
 EMULATED = list(IMAGES)
 SITE, STATION = "bench", "pole-1"
-ADAPTERS = ("board", "power-cmd", "meter-port", "reader-port")
+ADAPTERS = {
+    "name": "--board",
+    "power_command": "--power-cmd",
+    "meter_port": "--meter-port",
+    "reader_port": "--reader-port",
+}
 # Run on a port each time; the others do at night
 ON_PORT = ("test_a_transaction_outlives_a_power_cut", "test_the_repl_runs_code_and_keeps_files")
 
@@ -58,10 +63,8 @@ def board(request, tmp_path):
         yield from behind_a_port(tmp_path)
         return
     try:
-        if target == option("--port", default=None):
-            opened = SerialBoard(target, *[option(f"--{name}") for name in ADAPTERS])
-        else:
-            opened = open_board(target, tmp_path / "station")
+        ports = {name: option(flag) for name, flag in ADAPTERS.items()}
+        opened = open_board(target, tmp_path / "station", **ports)
     except Unavailable as reason:
         pytest.skip(str(reason))
     with opened:

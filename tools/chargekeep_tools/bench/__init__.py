@@ -9,8 +9,8 @@ UARTs, its relay, its own time. Three kinds of board keep it:
 - `SerialBoard` (serialport.py): a board on a port, with a switch for its power and a serial
   adapter in the meter's place where there are such.
 
-What uses the contract only runs on all of them. example.py is such a bench in one page, and
-tests/bench the project's own:
+What uses the contract only runs on all of them. README.md lists it, example.py is such a bench in
+one page, and tests/bench the project's own:
 
     with open_board("unix", folder) as board:     # or "RPI_PICO", "RPI_PICO_W", "/dev/ttyACM0"
         board.commission(home, "site", "station")

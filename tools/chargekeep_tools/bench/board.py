@@ -175,10 +175,11 @@ class Board(ABC):
         return self.reader.lines[0] if self.reader.lines else ""
 
 
-def open_board(target: str, folder: Path) -> Board:
+def open_board(target: str, folder: Path, **bench: Any) -> Board:
     """A board by name: "unix", "RPI_PICO", "RPI_PICO_W" (emulated), or a serial port.
 
-    folder: where it keeps its files on this machine, if it does. Raises Unavailable.
+    folder: where it keeps its files on this machine, if it does. bench: what SerialBoard is told
+    of a board on a port. Raises Unavailable.
     """
     if target == "unix":
         from chargekeep_tools.bench.unix import UnixBoard
@@ -193,4 +194,4 @@ def open_board(target: str, folder: Path) -> Board:
         return EmulatedBoard(target, Path(image))
     from chargekeep_tools.bench.serialport import SerialBoard
 
-    return SerialBoard(target)
+    return SerialBoard(target, **bench)

@@ -2,6 +2,7 @@
 
     python -m chargekeep_tools.bench.example unix
     CHARGEKEEP_RP2_IMAGE=RPI_PICO.uf2 python -m chargekeep_tools.bench.example RPI_PICO
+    python -m chargekeep_tools.bench.example /dev/ttyACM0 name=RPI_PICO_W meter_port=/dev/ttyUSB0
 
 Commissions the board with throw-away keys, charges, cuts the power while it charges, and compares
 what the station counted with what its meter did. Copy it and add what your installation needs.
@@ -47,12 +48,12 @@ def check(board: Board, home: Home) -> None:
     token = issue.issue(home, SITE, DRIVER, exp=expires)["text"]
     print(f"token presented: {board.present(token)}")
     board.run(10, lambda: board.permits)
-    board.run(10)
+    board.run(3)
     board.power_cut()
     print("power cut while charging")
     power_on(board)
     board.run(10, lambda: board.permits)
-    board.run(5)
+    board.run(2)
     print(f"token presented: {board.present(token)}")
     board.run(10, lambda: board.status["evse"] == "idle")
     told, true = board.status["register_wh"], board.meter.wh
@@ -61,10 +62,11 @@ def check(board: Board, home: Home) -> None:
         raise SystemExit("energy is missing")
 
 
-def main(target: str) -> None:
+def main(target: str, *words: str) -> None:
+    ports = dict(word.split("=", 1) for word in words)  # what SerialBoard takes
     with tempfile.TemporaryDirectory() as scratch:
         home = operator(Path(scratch) / "operator")
-        with open_board(target, Path(scratch) / STATION) as board:
+        with open_board(target, Path(scratch) / STATION, **ports) as board:
             check(board, home)
 
 
