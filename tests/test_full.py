@@ -54,6 +54,7 @@ def no_space(function, *args, **named):
     assert caught.value.hint
 
 
+@pytest.mark.nightly
 def test_provisioning_without_room(home, folder, tmp_path):
     wiring = json.loads((ROOT / "boards" / "UNIX" / "config.json").read_text())
     wiring["ledger"] = {"path": str(tmp_path / "flash.nor")}  # a board's log has its own flash

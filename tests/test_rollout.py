@@ -147,6 +147,7 @@ class Altered(Bundle):
         return bytes(data)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("at", [100, -1], ids=["list", "file"])
 def test_what_was_altered_on_the_way_is_refused_and_fetched_again(bay, at):
     good = bay.next_bundle(more={"zz.py": b"# the last file, with " + bytes([at % 256])})
