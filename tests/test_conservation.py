@@ -124,7 +124,8 @@ class Teller:
             elif kind == "leak":
                 world.meter.wh += what[0] if not world.closed else 0
                 self.blind |= m.transaction is not None
-                self.run(2 * self.cycle_s)  # so much at once is no car's; let it be seen before one comes
+                # so much at once is no car's: let it be seen before one comes
+                self.run(2 * self.cycle_s)
         except PowerCut:
             world.cut()
             self.boot()
