@@ -15,6 +15,7 @@ from chargekeep.update.stage import Stage
 from chargekeep.update.trial import about
 
 _CHUNK = const(2048)
+_ENOSPC = const(28)
 _PAUSE_MS = const(1500)  # after so long a write does not wait for the meter
 _LOOK_MS = const(20)
 _IDLE_MS = const(1000)
@@ -57,9 +58,9 @@ class Download:
             code, detail = e.code, e.detail
         except MemoryError:
             code, detail = errors.MEMORY, "update"
-        except OSError as e:
-            code = errors.UPDATE_SPACE if e.errno == 28 else errors.UNEXPECTED
-            detail = repr(e)
+        except Exception as e:
+            full = isinstance(e, OSError) and e.errno == _ENOSPC
+            code, detail = errors.UPDATE_SPACE if full else errors.UNEXPECTED, repr(e)
         finally:
             if app.download is self:  # else a newer bundle has come
                 app.download = None
