@@ -205,3 +205,13 @@ def test_the_frame_of_a_doubtful_reading_is_in_the_ledger_once():
     w.meter.told = 5000000
     w.run(1.5)
     assert len(w.bodies(terms.RECORD_FAULT)) == 2, "another episode"
+
+
+def test_what_flows_past_a_stop_is_not_the_drivers():
+    w, m = ready(demand_w=0)
+    m.start(Decision())
+    w.run(20)
+    m.stop()
+    w.meter.wh += 25  # in less than two seconds: no jump, but more than 25 kW could take
+    w.run(5)
+    assert 0 < w.bodies(terms.RECORD_ENDED)[0][4] - 180200 <= 14

@@ -166,6 +166,22 @@ def test_energy_that_flowed_while_dark_is_nobodys():
     assert settled(w) < 100
 
 
+def test_energy_that_flowed_while_dark_is_nobodys_even_if_the_end_has_to_wait():
+    w, m = ready()
+    m.start(Decision())
+    w.run(20)
+    w.cut()
+    before = w.ledger.log[-1][1][7]
+    w.meter.wh += 5000
+    w.boot()
+    w.ledger.full = True
+    w.run(15)
+    w.ledger.full = False
+    w.run(5)
+    assert w.bodies(terms.RECORD_ENDED)[0][4] == before
+    settled(w)
+
+
 def test_used_energy_is_told_even_if_the_power_goes_between():
     w, m = ready()
     m.start(Decision())
