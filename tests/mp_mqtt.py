@@ -1,5 +1,6 @@
 # The client against a broker whose every byte is the test's (a real broker: test_mqtt.py).
 import asyncio
+import random
 
 from mqtt_broker import Broker, Counts, accept, publish, split_publish, until
 
@@ -211,8 +212,6 @@ async def test_garbage_from_the_broker_is_counted_and_survived():
 
 
 async def test_random_bytes_never_raise():
-    import random
-
     random.seed(1)
     for _ in range(40):
         noise = bytes([random.getrandbits(8) for _ in range(random.getrandbits(6))])
@@ -385,7 +384,25 @@ async def test_back_off_doubles_with_jitter_up_to_its_limit():
     for i, gap in enumerate(gaps):
         mean = min(20 << i, 160)
         assert mean // 2 <= gap <= mean * 3 // 2 + 30, gaps
-    assert len(set(gaps[3:])) > 1, gaps
+
+
+async def test_back_off_is_spread_so_that_a_fleet_does_not_come_in_step():
+    from time import ticks_diff, ticks_ms
+
+    random.seed(1)
+    times = []
+
+    async def fail():
+        times.append(ticks_ms())
+        raise OSError(111)
+
+    client = client_of(Broker(), backoff_ms=(80, 80))
+    client.open_connection = fail
+    task = asyncio.create_task(client.run())
+    await until(lambda: len(times) == 13)
+    task.cancel()
+    gaps = [ticks_diff(times[i + 1], times[i]) for i in range(12)]
+    assert min(gaps) < 72 and max(gaps) > 88, gaps
 
 
 async def test_cancelled_publisher_leaves_the_buffer_whole():

@@ -1,5 +1,7 @@
 # The Wi-Fi supervisor on an interface that fails in the ways drivers fail.
 import asyncio
+import random
+from time import ticks_diff, ticks_ms
 
 from mqtt_broker import Counts, until
 
@@ -72,6 +74,21 @@ async def test_failures_are_counted_and_the_radio_restarted():
     assert interface.calls.count(("disconnect",)) == 3
     await until(lambda: wifi.failures == 0)
     task.cancel()
+
+
+async def test_back_off_is_spread():
+    random.seed(1)
+    interface = Interface([])
+    interface.wedged = 100
+    wifi = Wifi(interface, "net", "pw", Counts(), backoff_ms=(80, 80))
+    times = []
+    wifi.count = lambda code, detail: times.append(ticks_ms())
+    task = asyncio.create_task(wifi.run())
+    await until(lambda: len(times) == 13)
+    task.cancel()
+    gaps = [ticks_diff(times[i + 1], times[i]) for i in range(12)]
+    assert min(gaps) < 72, gaps
+    assert max([gap for gap in gaps if gap < 250]) > 88, gaps  # without restarts of the radio
 
 
 async def test_wedged_driver_is_survived():
