@@ -325,6 +325,40 @@ def test_end_of_a_closed_sector_cut_again():
     closed_sector(3)
 
 
+def test_what_a_cut_tore_does_not_come_back():
+    # A group of two programs, the second torn at its start; the restart's first program repeats
+    # all of the first, and the power goes again.
+    device = NorSim(SECTORS)
+    store = MemoryStore()
+    Ledger.format(device, LOG, KEY, store)
+    ledger = open_ledger(device, store)
+    ledger.append_many([(5, [i]) for i in range(6)])
+    for i in range(64):
+        device.data[256 + 64 * 8 + i] &= 0x3C
+    assert [r[0] for r in listed(open_ledger(device, store))] == [1, 2, 3, 4]
+    device.cut_in = 1
+    raises(PowerCut, open_ledger(device, store).append, *BOOT)
+    device.cut_in = -1
+    ledger = open_ledger(device, store)
+    assert [r[0] for r in listed(ledger)] == [1, 2, 3, 4]
+    assert ledger.append(*BOOT) == 5
+
+
+def test_a_copy_that_fades_hides_no_record():
+    for seed in range(1, 25 if FAST else 7):
+        device = NorSim(SECTORS, seed)
+        store = MemoryStore()
+        Ledger.format(device, LOG, KEY, store)
+        ledger = open_ledger(device, store)
+        ledger.append(5, [1])
+        ledger = open_ledger(device, store)
+        ledger.append(*BOOT)
+        expected = listed(ledger)
+        fading(device, ledger, 8)  # the restart's copy of the record
+        for _ in range(8):
+            assert listed(ledger) == expected
+
+
 OLDER, NEWER = 0x10, 0x11
 
 

@@ -8,7 +8,7 @@ from micropython import const
 from chargekeep import errors
 from chargekeep.errors import ChargekeepError
 from chargekeep.ledger import header, record
-from chargekeep.ledger.reader import ACKNOWLEDGED
+from chargekeep.ledger.reader import ACKNOWLEDGED, SLOTS
 from chargekeep.ledger.seal import SealKey, link_key
 from chargekeep.ledger.state import KEY, SLOT_AT
 
@@ -119,6 +119,7 @@ def _replay_once(ledger, patient):
     ledger._bad = here.bad
     ledger._doubt = True
     ledger._held = {}
+    ledger._frozen = SLOTS
     counters = {}
     ledger._scan(ledger._head, counters)
     count = ledger._torn
@@ -128,6 +129,10 @@ def _replay_once(ledger, patient):
     operation = ledger._operation
     pins = {}
     held = {}
+    frozen = SLOTS if count else 0  # where the last operation begins, copies included
+    for i in range(count):
+        if ledger._of[i] >= operation or i == count - 1:
+            frozen = min(frozen, ledger._at[i])
     for i in range(count):
         at = ledger._at[i]
         if at in counters:
@@ -135,7 +140,9 @@ def _replay_once(ledger, patient):
             here.counters[index] = max(here.counters[index], value)
         seq = ledger._of[i]
         pinned = seq >= operation or i == count - 1
-        if pinned or seq < here.first:  # those stand in for the end of the sector before
+        if (
+            pinned or at >= frozen or seq < here.first
+        ):  # those stand in for the end of the sector before
             slot = ledger._fetch(ledger._head, at)
             if not slot:
                 return False
@@ -164,6 +171,7 @@ def _replay_once(ledger, patient):
             if not there or here.first - min(there) != len(there):
                 return False  # all of it was there when this sector was opened
     ledger._held = held
+    ledger._frozen = frozen
     ledger._pin = [pins[seq] for seq in sorted(pins)]
     ledger._settled = min(pins) - 1 if pins else ledger._next - 1
     ledger._durable = max(here.acknowledged, here.counters[ACKNOWLEDGED])

@@ -16,6 +16,7 @@ SLOTS = const(60)  # of a sector, after its header
 MAX_SECTORS = const(256)
 _HEADER = const(256)
 _DAMAGE = const(64)
+_READS = const(16)
 _RUN_OVERHEAD = const(21)  # bytes of CBOR around the slots of a run
 
 
@@ -46,12 +47,15 @@ class Reader:
         self._used = 0  # slots up to the last that is not blank
         self._torn = self._operation = 0
         self._doubt = False  # the head sector's last operation may have been cut
+        self._frozen = SLOTS  # where it begins: from there on only `_held` counts
         self._held = {}  # its slots by 64 x block + index, as the mount read them
 
     def _load(self, block, index, seed):
         if self._held and block * 64 + index in self._held:
             self._slot[:] = self._held[block * 64 + index]
             return GOOD
+        if self._doubt and block == self._head and index >= self._frozen:
+            return BAD  # it did not count when the ring was mounted
         self.device.readblocks(block, self._slot, _HEADER + SLOT * index)
         kind = record.check(self._slot, seed ^ index)
         if kind == FIXED or kind == BAD:
@@ -64,21 +68,22 @@ class Reader:
         """Fill `_at` and `_of` with the slots of `block` that count, in order; how many.
 
         A slot supersedes all from its own seq on: that is how a restart after a power cut settles
-        what the cut left. A repeated one only stands in. `_torn`: how many count if the last
-        operation was cut, where nothing counts after the first bad slot, nor an incomplete
-        record; `_operation`: the seq from which on that operation gave slots. `counters`: a dict
-        that gets `(counter, value)` by slot index.
+        what the cut left. A repeated one only stands in; where a run of them begins, what was
+        torn before it is gone. `_torn`: how many count if the last operation was cut, where
+        nothing counts after the first bad slot, nor an incomplete record; `_operation`: the seq
+        from which on that operation gave slots. `counters`: a dict that gets `(counter, value)`
+        by slot index.
         """
         first = self._first[block]
         seed = record.slot_seed(self.log_id, self._seq[block])
         of, at = self._of, self._at
-        replaced = []  # (seq, index) of slots that this operation repeats
         held = self._held
         base = block * 64
         count = 0
         whole = 0  # slots before the record that is not complete
         torn = -1  # slots before the first bad one of this operation
         good = False  # the slot before this one
+        again = -1  # its seq, where it was a repeated one
         self._used = 0
         self._operation = first
         for index in range(SLOTS):
@@ -96,12 +101,18 @@ class Reader:
             low = slot[0] | slot[1] << 8
             seq = first + (((low - first) + 0x8000) & 0xFFFF) - 0x8000
             if not slot[2] & record.JOINED:
+                if slot[2] & record.REPEATED and not 0 <= again < seq:
+                    # A restart repeats what counted then; what the cut tore does not come back.
+                    limit = whole if torn < 0 else min(whole, torn)
+                    while count > limit and of[count - 1] >= seq and of[count - 1] >= first:
+                        count -= 1
+                    whole = min(whole, count)
                 torn = -1
                 self._operation = seq
-                replaced = []
             elif not good and torn < 0:
                 torn = whole
             good = True
+            again = seq if slot[2] & record.REPEATED else -1
             if counters is not None and slot[2] & record.TYPE == record.COUNTER:
                 counters[index] = record.body(slot)[4:]
             place = count
@@ -110,24 +121,20 @@ class Reader:
             if slot[2] & record.REPEATED and place < count:
                 if of[place] == seq:
                     if base + at[place] not in held:
-                        replaced.append((seq, at[place]))
                         at[place] = index
                     continue
                 for i in range(count, place, -1):
                     of[i], at[i] = of[i - 1], at[i - 1]
                 count += 1
+                whole += place < whole
             else:
                 count = place + 1
                 whole = min(whole, place)
+                torn = min(torn, place)
             of[place], at[place] = seq, index
             if slot[3] & record.LAST:
                 whole = count
         self._torn = whole if torn < 0 else min(whole, torn)
-        if self._doubt and block == self._head:
-            for seq, index in replaced:  # the copies may be what fades
-                for i in range(count):
-                    if of[i] == seq and base + at[i] not in held:
-                        at[i] = index
         return count
 
     def _after(self, sector):
@@ -209,10 +216,19 @@ class Reader:
                 seq += 1
         return seq >= end
 
-    def _fetch(self, block, index):
-        """The slot (64 bytes that the next call overwrites), or None where it reads bad now."""
-        kind = self._load(block, index, record.slot_seed(self.log_id, self._seq[block]))
-        return None if kind == BAD or kind == BLANK else self._slot
+    def _fetch(self, block, index, seq=0):
+        """The slot (64 bytes that the next call overwrites), or None where it reads bad now.
+
+        `seq`: where the slot is a copy that fades, take another one of the same seq.
+        """
+        seed = record.slot_seed(self.log_id, self._seq[block])
+        for _ in range(_READS if seq else 1):
+            if self._load(block, index, seed) not in (BAD, BLANK):
+                return self._slot
+            for i in range(self._scan(block) if seq else 0):
+                if self._of[i] == seq:
+                    index = self._at[i]
+        return None
 
     def records(self, from_seq=1):
         """Yield `(seq, type, [time, quality, boot id, uptime, ...])` of whole records.
@@ -223,7 +239,7 @@ class Reader:
         payload = None
         start = 0
         for block, index, seq, gap in self._slots(from_seq - 1):
-            slot = self._fetch(block, index)
+            slot = self._fetch(block, index, seq)
             flags = slot[3] if slot else 0
             if flags & record.FIRST:
                 payload = bytearray()
@@ -275,7 +291,7 @@ class Reader:
         for block, index, seq, gap in self._slots(after_seq):
             if seq > self._settled or (gap and first):
                 break
-            slot = self._fetch(block, index)
+            slot = self._fetch(block, index, seq)
             if not first:
                 if not slot or not slot[3] & record.FIRST:
                     continue
