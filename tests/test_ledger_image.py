@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from nor_sim import Clock, MemoryStore, NorSim
+from nor_sim import Clock, MemoryStore, NorSim, PowerCut
 
 from chargekeep.ledger.ring import Ledger
 from chargekeep_tools import wire
@@ -152,6 +152,25 @@ def test_thinned_logs_pass_and_say_what_is_gone():
 
                     image = edit(image, sector.seq, blank)
     assert "missing" in reasons(image)
+
+
+def test_what_two_cuts_left_is_no_gap():
+    log = Log(6, 0)
+    log.ledger.append_many([(5, [i]) for i in range(6)])
+    at = slots.HEADER + 8 * slots.SLOT  # the second of two programs, torn at its start
+    for i in range(slots.SLOT):
+        log.device.data[at + i] &= 0x3C
+    log.mount()
+    log.device.cut_in = 1
+    with pytest.raises(PowerCut):
+        log.add(1)
+    log.device.cut_in = -1
+    log.mount()
+    report = check(log.image, log.anchor)
+    assert report.ok, report.problems
+    assert [r.seq for r in report.records] == [1, 2, 3, 4] and report.head_seq == 4
+    log.add(1)
+    assert check(log.image, log.anchor).ok
 
 
 def test_an_edited_record(log):

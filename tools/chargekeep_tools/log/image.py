@@ -181,6 +181,8 @@ def _sector(image: bytes, block: int, seq: int, first: int, report: Report) -> S
     seed = slot_seed(report.log_id or b"", seq)
     counting: dict[int, Slot] = {}
     sector = Sector(block, seq, first, None, [], [])
+    torn: int | None = None  # seq from which the operation does not count, if it was cut
+    before: Slot | None = None
     for index in range(SLOTS):
         data = image[start + index * SLOT : start + (index + 1) * SLOT]
         if data == b"\xff" * SLOT:
@@ -188,7 +190,18 @@ def _sector(image: bytes, block: int, seq: int, first: int, report: Report) -> S
         slot = parse_slot(data, seed, seq, index, first)
         if slot is None:
             sector.bad.append(index)
+            torn = _whole(counting) if torn is None else torn
             continue
+        if not slot.joined:
+            again = before is not None and before.repeated and before.seq < slot.seq
+            if slot.repeated and not again:
+                lost = _whole(counting) if torn is None else torn
+                for later in [s for s in counting if s >= max(lost, slot.seq, first)]:
+                    sector.shadowed.append(counting.pop(later))
+            torn = None
+        elif torn is None and (before is None or before.index != index - 1):
+            torn = _whole(counting)
+        before = slot
         if slot.repeated and (slot.seq in counting or max(counting, default=0) > slot.seq):
             if slot.seq in counting:
                 sector.shadowed.append(slot)
@@ -200,6 +213,11 @@ def _sector(image: bytes, block: int, seq: int, first: int, report: Report) -> S
         counting[slot.seq] = slot
     sector.slots = [counting[s] for s in sorted(counting)]
     return sector
+
+
+def _whole(counting: dict[int, Slot]) -> int:
+    """The seq after the last whole record."""
+    return max((s for s in counting if counting[s].last), default=-1) + 1
 
 
 def _check_order(report: Report) -> None:
