@@ -123,6 +123,11 @@ async def open_ack(data):
     return cbor.loads(data)
 
 
+def drained(ledger, outbox):
+    # Notes of acknowledgements may be left: they are no news.
+    return not outbox._flight and ledger.batch(ledger.acknowledged, 64) is None
+
+
 async def test_days_without_a_broker():
     w = World(wh=BEGIN_WH, ledger=FlashLedger(64))
     w.boot()
@@ -143,7 +148,7 @@ async def test_days_without_a_broker():
     outbox = Outbox(client, ledger, "depot", "cp-1", b"kid!", sign, open_ack, count, poll_ms=20)
     host.outbox = outbox
     tasks = [asyncio.create_task(client.run()), asyncio.create_task(outbox.run())]
-    await until(lambda: ledger.backlog == 0 or count.errors, 600_000)
+    await until(lambda: count.errors or drained(ledger, outbox), 600_000)
     for task in tasks:
         task.cancel()
     assert not count.errors and outbox.resent == 0, count.details
