@@ -4,10 +4,11 @@
 
 import sys
 
+import machine
 from esp32 import Partition
 from machine import mem32
 from network import STA_IF, WLAN
-from port_machine import MachineBoard
+from port_machine import ActivePin, MachineBoard
 
 from chargekeep import errors
 from chargekeep.errors import ChargekeepError
@@ -16,9 +17,19 @@ from chargekeep.errors import ChargekeepError
 # user's, of the others the block whose first 16 bytes are the chip's own OPTIONAL_UNIQUE_ID.
 _FUSES = {"ESP32": 0x3FF5A078, "ESP32S3": 0x6000705C, "ESP32C3": 0x6000885C}
 
+_GLITCH_NS = 10000  # the counting unit cannot filter longer ones
+
 
 class PortBoard(MachineBoard):
     name = "ESP32"
+
+    def counter(self, role):
+        if not hasattr(machine, "Counter"):  # the ESP32-C3 has no counting unit
+            return super().counter(role)
+        wiring = self.wiring[role]
+        edge = machine.Counter.RISING if wiring.get("active", 1) else machine.Counter.FALLING
+        pin = ActivePin(wiring, output=False).pin
+        return machine.Counter(0, pin, edge=edge, filter_ns=_GLITCH_NS)
 
     def ledger_device(self):
         label = (self.wiring.get("ledger") or {}).get("partition", "ledger")
