@@ -104,7 +104,9 @@ class Reader:
                 if slot[2] & record.REPEATED and not 0 <= again < seq:
                     # A restart repeats what counted then; what the cut tore does not come back.
                     limit = whole if torn < 0 else min(whole, torn)
-                    while count > limit and of[count - 1] >= seq and of[count - 1] >= first:
+                    while count > limit and of[count - 1] >= max(seq, first):
+                        if base + at[count - 1] in held:
+                            break
                         count -= 1
                     whole = min(whole, count)
                 torn = -1
