@@ -10,7 +10,7 @@
 import sys
 
 from mptest import raises
-from nor_sim import LOG, OUTCOMES, Chance, Clock, MemoryStore, NorSim, PowerCut
+from nor_sim import LOG, OUTCOMES, Chance, Clock, MemoryStore, NorSim, PowerCut, fresh
 
 from chargekeep import errors
 from chargekeep.errors import ChargekeepError
@@ -357,6 +357,23 @@ def test_a_copy_that_fades_hides_no_record():
         fading(device, ledger, 8)  # the restart's copy of the record
         for _ in range(8):
             assert listed(ledger) == expected
+
+
+def test_what_a_cut_erase_leaves_is_not_listed():
+    # All of it is acknowledged, so the sector that is erased next holds no records any more.
+    device, store, ledger = fresh(SECTORS)
+    while ledger._header.seq <= SECTORS or ledger._index < 40:
+        ledger.append(5, [0])
+        if ledger.backlog > 70:
+            ledger.acknowledge(LOG, *ledger.head)
+    block = ledger._victim()
+    at = block * 4096 + 256 + 64 * 27
+    device.weak[block] = {at + 2: 32, at + 45: 8}
+    ledger = open_ledger(device, store)
+    expected = listed(ledger)
+    for _ in range(12):
+        assert listed(ledger) == expected, "flapping"
+        assert listed(open_ledger(device, store)) == expected, "flapping"
 
 
 OLDER, NEWER = 0x10, 0x11

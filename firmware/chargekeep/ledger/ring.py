@@ -382,6 +382,9 @@ class Ledger(State):
 
     def _count_spare(self):
         self._spare = sum([self._free(block) for block in range(self.sectors)])
+        if self._spare:
+            # Its erase may have begun, and what a cut leaves of it may read differently each time.
+            self._seq[self._victim()] = 0
 
     def _victim(self):
         # The next sector that holds nothing the host still needs, in turn: wear is even.
