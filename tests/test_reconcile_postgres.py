@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
@@ -14,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from test_fleet import World
 
 from chargekeep_tools.reconcile import cli
-from chargekeep_tools.reconcile.database import migrate
+from chargekeep_tools.reconcile.database import connect, migrate
 from chargekeep_tools.reconcile.schema import batches, bills, include_name, metadata
 from chargekeep_tools.sim.replica import Replica
 
@@ -29,6 +30,12 @@ def postgres():
 @pytest.fixture
 def url(postgres):
     return postgres.empty()
+
+
+def test_reconcilers_that_start_at_once_make_one_schema(url):
+    with ThreadPoolExecutor(4) as pool:
+        engines = [*pool.map(connect, [url] * 4)]
+    assert sa.inspect(engines[0]).has_table("bills")
 
 
 def test_same_bills_as_sqlite(tmp_path, url):

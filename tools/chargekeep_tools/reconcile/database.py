@@ -18,6 +18,7 @@ REVISION = "0003"  # the newest in migrations/versions
 # reads (a failover), rollback (deadlock, serialization), access and missing tables (an operator
 # is at work), resources, locks, an operator's intervention, the system beneath.
 _PASSING = ("08", "25", "40", "42", "53", "55", "57", "58")
+_MIGRATION_LOCK = 0x636B6565  # any number that nothing else locks
 _COPY_FROM = 200  # rows; below, a statement is cheaper than COPY
 _COPY_TYPES = {
     sa.BigInteger: "int8",
@@ -61,6 +62,8 @@ def migrate(engine: sa.Engine, revision: str = REVISION) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":  # of several that start at once, one does it
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
 
