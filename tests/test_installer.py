@@ -26,7 +26,7 @@ chargekeep trust build --site depot
 chargekeep tariff 1 --per-kwh 0.35 --currency EUR
 chargekeep bundle build UNIX
 chargekeep provision bay/board bay-1 --bundle UNIX-0.1.0.ckb --test-relay
-chargekeep status bay/board | grep -E '^(firmware|register_wh|status|versions)'
+sleep 3; chargekeep status bay/board | grep -E '^(firmware|register_wh|status|versions)'
 chargekeep issue ALICE --for 8h --kwh 20 > alice.txt
 cat alice.txt > bay/reader; sleep 5
 chargekeep status bay/board | grep -E '^(evse|transaction)'
