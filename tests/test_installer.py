@@ -31,7 +31,7 @@ chargekeep issue ALICE --for 8h --kwh 20 > alice.txt
 cat alice.txt > bay/reader; sleep 5
 chargekeep status bay/board | grep -E '^(evse|transaction)'
 cat alice.txt > bay/reader; sleep 2
-chargekeep logs bay/board | grep -E 'boot:|started|ended' | cut -c -90
+chargekeep logs bay/board | grep -E 'boot:|started|ended' | cut -c -82
 chargekeep log verify bay/flash/flash.nor --station bay-1
 """
 
