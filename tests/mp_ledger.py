@@ -5,6 +5,7 @@ import os
 
 from mptest import raises
 from nor import NorFile
+from nor_sim import fresh
 
 from chargekeep import errors
 from chargekeep.errors import ChargekeepError
@@ -120,6 +121,22 @@ def test_batches_and_acknowledgement():
         assert sum(sent) >= 2988, sum(sent)
         acknowledged = ledger.acknowledged
         assert file.mount().acknowledged <= acknowledged
+
+
+def test_notes_of_acknowledgements_are_no_backlog():
+    ledger = fresh(8)[2]
+    for i in range(250):
+        ledger.append(record.METER_VALUE, [i])
+    seq, link = ledger.head
+    after = 0
+    while after < 180:
+        _, after, _, runs = ledger.batch(after, 3000)
+        ledger.acknowledge(ledger.log_id, after, runs[-1][3])
+        assert ledger.backlog == seq - after
+    ledger.acknowledge(ledger.log_id, seq, link)
+    assert ledger.head[0] > seq + 1 and ledger.backlog == 0
+    ledger.append(record.METER_VALUE, [0])
+    assert ledger.backlog == ledger.head[0] - seq
 
 
 def test_full_refuses_but_lets_transactions_end():

@@ -359,6 +359,27 @@ def test_a_copy_that_fades_hides_no_record():
             assert listed(ledger) == expected
 
 
+def test_a_torn_copy_takes_no_record_away():
+    # The restart's first program tore in its third copy, and two of the three slots are weak.
+    for seed in range(1, 25 if FAST else 7):
+        device = NorSim(SECTORS, seed)
+        store = MemoryStore()
+        Ledger.format(device, LOG, KEY, store)
+        ledger = open_ledger(device, store)
+        while ledger._index < 32:
+            ledger.append(5, [0])
+        ledger.append_many([(5, [i]) for i in range(3)])
+        open_ledger(device, store).append(*BOOT)
+        at = ledger._head * 4096 + 256
+        for index in (33, 34):
+            fading(device, ledger, index)
+        device.data[at + 64 * 38 + 20 : at + 64 * 40] = b"\xff" * 108
+        ledger = open_ledger(device, store)
+        shown = listed(ledger)
+        ledger.append(*BOOT)
+        assert listed(ledger)[:-1] == shown, "came back"
+
+
 def test_what_a_cut_erase_leaves_is_not_listed():
     # All of it is acknowledged, so the sector that is erased next holds no records any more.
     device, store, ledger = fresh(SECTORS)

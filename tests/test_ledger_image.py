@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from nor_sim import Clock, MemoryStore, NorSim, PowerCut
+from nor_sim import OUTCOMES, Clock, MemoryStore, NorSim, PowerCut
 
 from chargekeep.ledger.ring import Ledger
 from chargekeep_tools import wire
@@ -131,6 +131,34 @@ def test_sound_images_pass_after_wraps_acknowledgements_and_restarts():
             log.mount()
             assert check(log.image, log.anchor).ok, check(log.image, log.anchor).problems
         assert check(log.image, log.anchor).ok, check(log.image, log.anchor).problems
+
+
+def test_a_cut_erase_is_no_damage():
+    log = Log(6, 10)
+    images = []
+
+    def cut(block, offset, data):
+        if data is None:
+            for seed, outcome in enumerate(OUTCOMES * 4):
+                device = log.device.copy(seed + 1)
+                device.cut(block, offset, data, outcome)
+                images.append((bytes(device.data), log.anchor))
+
+    for _ in range(60):
+        log.add(10)
+        log.ledger.acknowledge(LOG, *log.ledger.head)
+        log.device.hook = cut
+        log.ledger.maintain()
+        log.device.hook = None
+    assert len(images) > 300
+    for image, anchor in images:
+        report = check(image, anchor)
+        assert report.ok, report.problems
+        device = NorSim(6)
+        device.data[:] = image
+        ledger = Ledger(device, None, Clock(), log.store)
+        ledger.mount(read_only=True)
+        assert [r.seq for r in report.records] == [r[0] for r in ledger.records()]
 
 
 def test_thinned_logs_pass_and_say_what_is_gone():

@@ -484,6 +484,8 @@ class Ledger(State):
     def _keep_acknowledgement(self, seq):
         try:
             self._store([(record.COUNTER, self._encode([ACKNOWLEDGED, seq]))], 0)
+            if self._note != self._next - 2:
+                self._news = self._next - 2
             self._note = self._next - 1
         except ChargekeepError as e:
             if e.code != errors.LEDGER_FULL:

@@ -32,6 +32,7 @@ class State(Reader):
         self._spare = 0  # sectors that may be erased
         self._durable = self._acknowledged = 0
         self._note = 0  # seq of the last note of an acknowledgement
+        self._news = 0  # seq of the last slot before the notes that end with it
 
     def _mount(self, read_only):
         from chargekeep.ledger.mount import mount
@@ -51,8 +52,8 @@ class State(Reader):
     @property
     def backlog(self):
         """Slots that wait for the host; that its acknowledgement was noted is no news alone."""
-        waiting = self._next - 1 - self._acknowledged
-        return 0 if waiting == 1 and self._next - 1 == self._note else waiting
+        last = self._next - 1
+        return max(0, (self._news if last == self._note else last) - self._acknowledged)
 
     @property
     def free_slots(self):

@@ -8,6 +8,7 @@ still open, leaves no trace in the image; only an anchor shows it.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -154,13 +155,14 @@ def _find_sectors(report: Report, image: bytes, log_id: bytes | None) -> None:
         sector = _sector(image, block, header.seq, header.first, report)
         sector.header = header
         report.sectors.append(sector)
+    erased = _erased_next(report, len(image) // SECTOR)
     known = {sector.seq for sector in report.sectors}
     missing = [s for s in range(max(1, newest.seq - 512), newest.seq + 2) if s not in known]
     for block in headless:
         for seq in reversed(missing):
             near = next((s.first for s in _by_seq(report) if s.seq > seq), newest.first)
             sector = _sector(image, block, seq, near, report)
-            if sector.slots:
+            if sector.slots and (block != erased or seq > newest.seq):
                 sector.first = next((s.seq for s in sector.slots if not s.repeated), near)
                 report.sectors.append(sector)
                 missing.remove(seq)
@@ -168,7 +170,31 @@ def _find_sectors(report: Report, image: bytes, log_id: bytes | None) -> None:
                 break
         else:
             report.notes.append(f"block {block} holds nothing readable (a cut erase leaves that)")
-    report.sectors = _by_seq(report)
+    report.sectors = [s for s in _by_seq(report) if s.block != erased or s.seq > newest.seq]
+
+
+def _erased_next(report: Report, blocks: int) -> int:
+    """The block that is used next, or -1: an erase of it may have begun, nothing in it counts."""
+    newest = _by_seq(report)[-1]
+    if newest.header is None:
+        return -1
+    acknowledged = newest.header.acknowledged
+    for parts in whole_records(newest.slots):
+        if not isinstance(parts, Slot) and parts[0].type == COUNTER:
+            with suppress(LogError, ValueError, TypeError):  # said where records are collected
+                index, value = decode(parts).body
+                acknowledged = max(acknowledged, value if index == ACKNOWLEDGED else 0)
+    sectors = {sector.block: sector for sector in report.sectors}
+    for step in range(1, blocks):
+        block = (newest.block + step) % blocks
+        if newest.header.data[128 + block // 8] >> block % 8 & 1:
+            continue
+        if block not in sectors:
+            return block
+        after = [s.first for s in report.sectors if s.seq > sectors[block].seq]
+        if after and min(after) - 1 <= acknowledged:
+            return block
+    return -1
 
 
 def _by_seq(report: Report) -> list[Sector]:
