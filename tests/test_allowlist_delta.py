@@ -169,7 +169,8 @@ def test_it_is_published_beside_the_list(tmp_path):
     sent = [topic for topic, _, _ in publish.retained(home, "hall")]
     base = "chargekeep/1/hall/all/down/allowlist"
     assert sent.index(f"{base}/5/-4") < sent.index(f"{base}/5/0") < sent.index(base)
-    assert set(dict(allowlist.parts(home, "hall", 3))) == {-1, -2, *range(4)}
+    chunks = len(list(allowlist.chunks(home, "hall", 3)))  # the site's key decides where they end
+    assert set(dict(allowlist.parts(home, "hall", 3))) == {-1, -2, *range(chunks)}
 
 
 def chunks_to_fetch(old, new):
