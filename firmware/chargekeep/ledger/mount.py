@@ -13,7 +13,7 @@ from chargekeep.ledger.seal import SealKey, link_key
 from chargekeep.ledger.state import KEY, SLOT_AT
 
 _PAGE_SLOTS = const(4)
-_READS = const(16)
+_READS = const(64)
 
 _ONES = b"\xff" * header.SIZE
 
