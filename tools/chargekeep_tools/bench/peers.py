@@ -7,7 +7,7 @@ answers with `send`. The kind of board carries the bytes and gives the clock.
 import struct
 from collections.abc import Callable
 
-from chargekeep_tools.sim.meter import FAMILIES, EnergyCounter
+from chargekeep_tools.sim.meter import FAMILIES, Counting, EnergyCounter
 
 
 class Peer:
@@ -34,7 +34,7 @@ def crc16(frame: bytes) -> bytes:
     return struct.pack("<H", crc)
 
 
-class Meter(Peer):
+class Meter(Counting, Peer):
     """A Modbus RTU energy meter that counts `power_w` in the board's time.
 
     `silent` makes it answer nothing. `told_wh`, where set, replaces the register's truth.
@@ -55,18 +55,6 @@ class Meter(Peer):
         """Energy counted so far stays when the board's time begins anew."""
         super().attach(send, clock_ns)
         self.counter = EnergyCounter(self.counter.wh, self.counter.power_w, clock_ns)
-
-    @property
-    def wh(self) -> float:
-        return self.counter.wh
-
-    @property
-    def power_w(self) -> int:
-        return self.counter.power_w
-
-    @power_w.setter
-    def power_w(self, power_w: int) -> None:
-        self.counter.power_w = power_w
 
     def received(self, data: bytes) -> None:
         if len(data) != 8 or data[0] != self.address or crc16(data[:-2]) != data[-2:]:

@@ -71,6 +71,24 @@ class EnergyCounter:
             self._power_w = power_w
 
 
+class Counting:
+    """A meter whose energy `counter` counts; its load can be set."""
+
+    counter: EnergyCounter
+
+    @property
+    def wh(self) -> float:
+        return self.counter.wh
+
+    @property
+    def power_w(self) -> int:
+        return self.counter.power_w
+
+    @power_w.setter
+    def power_w(self, power_w: int) -> None:
+        self.counter.power_w = power_w
+
+
 def _f32(value: float) -> bytes:
     return struct.pack(">f", value)
 
@@ -180,7 +198,7 @@ class Device(Protocol):
     def device(self) -> SimDevice: ...
 
 
-class SimMeter:
+class SimMeter(Counting):
     """A meter at `address` of its own bus; use it as a context manager.
 
     `path` is the pseudo-terminal for the firmware, and `link`, if given, a symbolic link to it.
@@ -220,18 +238,6 @@ class SimMeter:
         self.path = os.ttyname(self._near_slave)
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="sim meter")
-
-    @property
-    def wh(self) -> float:
-        return self.counter.wh
-
-    @property
-    def power_w(self) -> int:
-        return self.counter.power_w
-
-    @power_w.setter
-    def power_w(self, power_w: int) -> None:
-        self.counter.power_w = power_w
 
     def __enter__(self) -> "SimMeter":
         self.start()

@@ -7,13 +7,13 @@ import time
 from pathlib import Path
 
 from chargekeep_tools.sim.line import Peer
-from chargekeep_tools.sim.meter import EnergyCounter
+from chargekeep_tools.sim.meter import Counting, EnergyCounter
 
 IMPORT = b"\x01\x00\x01\x08\x00\xff"  # OBIS 1-0:1.8.0*255
 POWER = b"\x01\x00\x10\x07\x00\xff"  # 1-0:16.7.0*255
 
 
-class CountingPeer(Peer):
+class CountingPeer(Counting, Peer):
     """A meter with a settable load; `corrupt` is the probability of a damaged readout."""
 
     def __init__(
@@ -24,18 +24,6 @@ class CountingPeer(Peer):
         self.corrupt = 0.0
         self.readouts = 0
         self._random = random.Random(seed)
-
-    @property
-    def wh(self) -> float:
-        return self.counter.wh
-
-    @property
-    def power_w(self) -> int:
-        return self.counter.power_w
-
-    @power_w.setter
-    def power_w(self, power_w: int) -> None:
-        self.counter.power_w = power_w
 
     def readout(self, data: bytes) -> bytes:
         """`data`, or what a bad line makes of it."""
@@ -127,7 +115,7 @@ class SimIec62056(CountingPeer):
         return even_parity("\x02" + block + chr(check))
 
 
-class SimPulses:
+class SimPulses(Counting):
     """An S0 output: a byte in the file at `path` for each pulse."""
 
     def __init__(self, path: Path, per_kwh: int = 1000, wh: float = 180_200, power_w: int = 0):
@@ -141,18 +129,6 @@ class SimPulses:
     @property
     def _pulses(self) -> int:
         return int(self.counter.wh * self._per_kwh / 1000)
-
-    @property
-    def wh(self) -> float:
-        return self.counter.wh
-
-    @property
-    def power_w(self) -> int:
-        return self.counter.power_w
-
-    @power_w.setter
-    def power_w(self, power_w: int) -> None:
-        self.counter.power_w = power_w
 
     def __enter__(self) -> "SimPulses":
         Path(self.path).touch()
