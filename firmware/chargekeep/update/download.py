@@ -3,11 +3,10 @@
 # already is not fetched, so it goes on after any cut; writes wait for the meter's last reading.
 
 import asyncio
-import sys
 
 from micropython import const
 
-from chargekeep import errors
+from chargekeep import errors, forget
 from chargekeep.credential import cose
 from chargekeep.errors import ChargekeepError
 from chargekeep.update import manifest, slots
@@ -64,7 +63,8 @@ class Download:
         finally:
             if app.download is self:  # else a newer bundle has come
                 app.download = None
-                forget()
+                for name in ("download", "stage", "manifest"):
+                    forget("chargekeep.update." + name)
             await self._unfollow()
         if code:
             self._tell("refused", "error", code)
@@ -179,11 +179,3 @@ class Download:
                 break
             await asyncio.sleep_ms(_LOOK_MS)
         self._samples = sampler.samples
-
-
-def forget():
-    """Give back the memory of what is needed while a bundle loads only."""
-    package = sys.modules["chargekeep.update"]
-    for name in ("download", "stage", "manifest"):
-        if sys.modules.pop("chargekeep.update." + name, None):
-            delattr(package, name)
