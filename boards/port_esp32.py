@@ -6,7 +6,6 @@ import sys
 
 import machine
 from esp32 import Partition
-from machine import mem32
 from network import STA_IF, WLAN
 from port_machine import ActivePin, MachineBoard
 
@@ -44,5 +43,5 @@ class PortBoard(MachineBoard):
     def secret(self):
         chip = getattr(sys.implementation, "_machine", "").split(" ")[-1]
         at = _FUSES.get(chip)
-        fuses = [mem32[at + 4 * i] & 0xFFFFFFFF for i in range(8)] if at else []
+        fuses = [machine.mem32[at + 4 * i] & 0xFFFFFFFF for i in range(8)] if at else []
         return self.unique_id() + b"".join(word.to_bytes(4, "little") for word in fuses)

@@ -56,7 +56,7 @@ class Module:
 
 
 def stub(**names):
-    sys.modules["machine"] = Module(Pin=Pin, mem32=None, **names)
+    sys.modules["machine"] = Module(Pin=Pin, **names)
     sys.modules["esp32"] = Module(Partition=None)
     sys.modules["network"] = Module(STA_IF=0, WLAN=None)
 
