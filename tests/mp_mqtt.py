@@ -366,7 +366,8 @@ async def test_failing_handler_costs_the_connection_not_the_client():
     assert client.count.errors == {errors.UNEXPECTED: 1}
 
 
-async def test_back_off_doubles_with_jitter_up_to_its_limit():
+async def back_offs(count, backoff_ms):
+    """The times in ms between `count` + 1 connections that all fail."""
     from time import ticks_diff, ticks_ms
 
     times = []
@@ -375,33 +376,24 @@ async def test_back_off_doubles_with_jitter_up_to_its_limit():
         times.append(ticks_ms())
         raise OSError(111)
 
-    client = client_of(Broker(), backoff_ms=(20, 160))
+    client = client_of(Broker(), backoff_ms=backoff_ms)
     client.open_connection = fail
     task = asyncio.create_task(client.run())
-    await until(lambda: len(times) == 8)
+    await until(lambda: len(times) == count + 1)
     task.cancel()
-    gaps = [ticks_diff(times[i + 1], times[i]) for i in range(7)]
+    return [ticks_diff(times[i + 1], times[i]) for i in range(count)]
+
+
+async def test_back_off_doubles_with_jitter_up_to_its_limit():
+    gaps = await back_offs(7, (20, 160))
     for i, gap in enumerate(gaps):
         mean = min(20 << i, 160)
         assert mean // 2 <= gap <= mean * 3 // 2 + 30, gaps
 
 
 async def test_back_off_is_spread_so_that_a_fleet_does_not_come_in_step():
-    from time import ticks_diff, ticks_ms
-
     random.seed(1)
-    times = []
-
-    async def fail():
-        times.append(ticks_ms())
-        raise OSError(111)
-
-    client = client_of(Broker(), backoff_ms=(80, 80))
-    client.open_connection = fail
-    task = asyncio.create_task(client.run())
-    await until(lambda: len(times) == 13)
-    task.cancel()
-    gaps = [ticks_diff(times[i + 1], times[i]) for i in range(12)]
+    gaps = await back_offs(12, (80, 80))
     assert min(gaps) < 72 and max(gaps) > 88, gaps
 
 
