@@ -32,6 +32,13 @@ def open_ledger(device, store):
     return ledger
 
 
+def formatted(seed):
+    device = NorSim(SECTORS, seed)
+    store = MemoryStore()
+    Ledger.format(device, LOG, KEY, store)
+    return device, store, open_ledger(device, store)
+
+
 def listed(ledger):
     return [(seq, kind, body[4:]) for seq, kind, body in ledger.records()]
 
@@ -289,10 +296,7 @@ def fading(device, ledger, index):
 def closed_sector(cuts):
     """The last slot of a sector is weak, and so is its copy in the next one after each new cut."""
     for seed in range(1, 25 if FAST else 7):
-        device = NorSim(SECTORS, seed)
-        store = MemoryStore()
-        Ledger.format(device, LOG, KEY, store)
-        ledger = open_ledger(device, store)
+        device, store, ledger = formatted(seed)
         while ledger._index < 60:
             ledger.append(5, [ledger.head[0]])
         fading(device, ledger, 59)
@@ -328,10 +332,7 @@ def test_end_of_a_closed_sector_cut_again():
 def test_what_a_cut_tore_does_not_come_back():
     # A group of two programs, the second torn at its start; the restart's first program repeats
     # all of the first, and the power goes again.
-    device = NorSim(SECTORS)
-    store = MemoryStore()
-    Ledger.format(device, LOG, KEY, store)
-    ledger = open_ledger(device, store)
+    device, store, ledger = formatted(1)
     ledger.append_many([(5, [i]) for i in range(6)])
     for i in range(64):
         device.data[256 + 64 * 8 + i] &= 0x3C
@@ -346,10 +347,7 @@ def test_what_a_cut_tore_does_not_come_back():
 
 def test_a_copy_that_fades_hides_no_record():
     for seed in range(1, 25 if FAST else 7):
-        device = NorSim(SECTORS, seed)
-        store = MemoryStore()
-        Ledger.format(device, LOG, KEY, store)
-        ledger = open_ledger(device, store)
+        device, store, ledger = formatted(seed)
         ledger.append(5, [1])
         ledger = open_ledger(device, store)
         ledger.append(*BOOT)
@@ -362,10 +360,7 @@ def test_a_copy_that_fades_hides_no_record():
 def test_a_torn_copy_takes_no_record_away():
     # The restart's first program tore in its third copy, and two of the three slots are weak.
     for seed in range(1, 25 if FAST else 7):
-        device = NorSim(SECTORS, seed)
-        store = MemoryStore()
-        Ledger.format(device, LOG, KEY, store)
-        ledger = open_ledger(device, store)
+        device, store, ledger = formatted(seed)
         while ledger._index < 32:
             ledger.append(5, [0])
         ledger.append_many([(5, [i]) for i in range(3)])
@@ -467,10 +462,7 @@ def migrations(seeds, outcomes):
 def test_the_middle_of_the_last_operation_in_a_closed_sector():
     # The new sector is open but empty. What was repeated nowhere yet is waited for, all of it.
     for seed in range(1, 25 if FAST else 7):
-        device = NorSim(SECTORS, seed)
-        store = MemoryStore()
-        Ledger.format(device, LOG, KEY, store)
-        ledger = open_ledger(device, store)
+        device, store, ledger = formatted(seed)
         while ledger._index < 56:
             ledger.append(5, [0])
         ledger.append_many([(5, [i]) for i in range(1, 5)])
