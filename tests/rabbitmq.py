@@ -33,12 +33,15 @@ class Node:
         self.cluster = cluster
         self.name = f"chargekeep{number}@localhost"
         self.folder = cluster.folder / str(number)
-        self.amqp, self.mqtt, self.distribution = free_port(), free_port(), free_port()
+        self.amqp, self.amqps, self.mqtt, self.mqtts = (free_port() for _ in range(4))
+        self.distribution = free_port()
         self.process = None
         (self.folder / "conf.d").mkdir(parents=True)
         (self.folder / "plugins").write_text("[rabbitmq_mqtt].\n")
 
-    def write(self, names):
+    def write(self, names, access=None, more=""):
+        """Its configuration. access: folder that `chargekeep rabbitmq` filled, to listen with
+        TLS as well; more: lines that change what is deployed."""
         conf = self.folder / "conf.d"
         shutil.copy(_DEPLOY / "10-cluster.conf", conf)
         lines = [
@@ -47,7 +50,17 @@ class Node:
             "cluster_formation.peer_discovery_backend = classic_config",
             *(f"cluster_formation.classic_config.nodes.{i} = {n}" for i, n in enumerate(names, 1)),
         ]
-        (conf / "90-node.conf").write_text("\n".join(lines) + "\n")
+        if access is not None:
+            lines += [
+                f"listeners.ssl.1 = 127.0.0.1:{self.amqps}",
+                f"mqtt.listeners.ssl.1 = 127.0.0.1:{self.mqtts}",
+                *(
+                    line.replace("/etc/chargekeep/access", str(access))
+                    for line in (_DEPLOY / "20-nodes.conf").read_text().splitlines()
+                    if line.startswith("ssl_options.")
+                ),
+            ]
+        (conf / "90-node.conf").write_text("\n".join([*lines, more, ""]))
 
     @property
     def environment(self):

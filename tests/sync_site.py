@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from chargekeep_tools import wire
 from chargekeep_tools.broker import OPERATOR, RECONCILER, Broker
 from chargekeep_tools.reconcile import cli, store
-from chargekeep_tools.reconcile.source import MqttSource
+from chargekeep_tools.reconcile.source import source_for
 
 ROOT = Path(__file__).parent.parent
 
@@ -107,8 +107,8 @@ class Site:
         self.vms.append(vm)
         return vm
 
-    def reconcile(self, until, seconds=20):
-        source = MqttSource(self.broker.url(RECONCILER))
+    def reconcile(self, until, seconds=20, url=None):
+        source = source_for(url or self.broker.url(RECONCILER))
         reconciler = cli.reconciler_for(self.home, self.engine, None, source.publish)
         give_up = time.monotonic() + seconds
 

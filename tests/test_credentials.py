@@ -12,7 +12,8 @@ from update_site import ROOT, make_home
 
 from chargekeep_tools import broker, credentials, provision, publish, wire
 from chargekeep_tools import bundle as bundles
-from chargekeep_tools.broker import OPERATOR
+from chargekeep_tools.broker import OPERATOR, RECONCILER
+from chargekeep_tools.codes import ToolError
 from chargekeep_tools.credentials import Auth, Authority
 from chargekeep_tools.sim.board import SimBoard
 from chargekeep_tools.sim.station import Line
@@ -98,6 +99,16 @@ def test_a_wrong_credential_is_refused(depot):
         (depot.folder / f"stranger-{part}").write_bytes(data)
         paths[part] = str(depot.folder / f"stranger-{part}")
     refused(depot.connect("cp-2", **paths))
+
+
+def test_a_reconciler_comes_by_tls(depot):
+    vm = depot.connect("cp-2", records=50)
+    password = broker.host_accounts(depot.home)[RECONCILER]
+    url = f"mqtts://{RECONCILER}:{password}@127.0.0.1:{depot.ports[1]}?ca={depot.out / 'ca.crt'}"
+    depot.reconcile(lambda: vm.last("acknowledged") >= 50, url=url)
+    vm.stop()
+    with pytest.raises(ToolError, match="not valid for 'localhost'"):
+        depot.reconcile(lambda: False, url=url.replace("127.0.0.1", "localhost"))
 
 
 def test_topics_of_another_station_are_out_of_reach(depot):

@@ -109,12 +109,17 @@ def _private(path: Path, data: str | bytes) -> Path:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody has, below those that connections are given (32768 on)."""
+    """A port of loopback that nobody has, below those that connections are given (32768 on);
+    another each time."""
     while True:
         port = 20_000 + int.from_bytes(os.urandom(2)) % 12_000
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)):
+            if port not in _given and probe.connect_ex(("127.0.0.1", port)):
+                _given.add(port)
                 return port
+
+
+_given: set[int] = set()
 
 
 class Broker:

@@ -3,6 +3,7 @@ authority, or a pre-shared key. Made once at provisioning, ended by `stations re
 
     home/ca/ca.pem .crt           the authority's key (mode 0600) and certificate
     home/ca/servers/HOST.pem .crt the broker's
+    home/ca/clients/USER.pem .crt those of the host's own users
     home/ca/revoked.json          serial numbers that are not accepted any more
 
 Whoever has the authority's key can pass for a station at the broker and read what is published
@@ -96,9 +97,19 @@ class Authority:
     def server(self, hosts: list[str]) -> tuple[bytes, bytes]:
         """Certificate and key of the broker that answers to `hosts` (PEM); the same each time."""
         path = self.folder / "servers" / "_".join(hosts).replace(":", "-")
+        return self._kept(path, hosts[0], ExtendedKeyUsageOID.SERVER_AUTH, hosts)
+
+    def client(self, user: str) -> tuple[bytes, bytes]:
+        """Certificate and key of one of the host's own users (PEM); the same each time."""
+        path = self.folder / "clients" / user
+        return self._kept(path, user, ExtendedKeyUsageOID.CLIENT_AUTH, [])
+
+    def _kept(
+        self, path: Path, name: str, usage: x509.ObjectIdentifier, hosts: list[str]
+    ) -> tuple[bytes, bytes]:
         crt, pem = path.with_name(path.name + ".crt"), path.with_name(path.name + ".pem")
         if not crt.exists():
-            certificate, key = self._issue(hosts[0], ExtendedKeyUsageOID.SERVER_AUTH, hosts)
+            certificate, key = self._issue(name, usage, hosts)
             self.home.write(pem, _private(key, _PEM), private=True)
             self.home.write(crt, certificate.public_bytes(_PEM))
         return crt.read_bytes(), pem.read_bytes()

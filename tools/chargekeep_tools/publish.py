@@ -11,13 +11,13 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import paho.mqtt.client as mqtt
 import typer
 from paho.mqtt.enums import CallbackAPIVersion
 
-from chargekeep_tools import allowlist, objects, wire
+from chargekeep_tools import allowlist, objects, tls, wire
 from chargekeep_tools.codes import Exit, ToolError
 from chargekeep_tools.home import Home
 from chargekeep_tools.options import HomeOption, JsonOption, SiteOption, new_app, show, site_of
@@ -27,7 +27,7 @@ BrokerOption = Annotated[
     typer.Option(
         "--broker",
         envvar="CHARGEKEEP_BROKER",
-        help="mqtt://user:password@host:port, or mqtts:// with ?ca=FILE for TLS.",
+        help="mqtt://user:password@host:port; for TLS mqtts:// and ?ca=FILE[&cert=FILE&key=FILE].",
     ),
 ]
 
@@ -58,29 +58,37 @@ def connected(url: str) -> Iterator[mqtt.Client]:
     client = mqtt.Client(CallbackAPIVersion.VERSION2)
     if parts.username:
         client.username_pw_set(unquote(parts.username), unquote(parts.password or ""))
-    if parts.scheme == "mqtts":
-        client.tls_set(ca_certs=parse_qs(parts.query).get("ca", [None])[0])
+    context = tls.context(url)
+    if context:
+        client.tls_set_context(context)
     answer: list = []
+    log: list[str] = []  # all that paho tells of a connection that TLS 1.3 refuses
 
     def on_connect(client, userdata, flags, reason, properties):
         answer.append(reason)
 
     client.on_connect = on_connect
+    client.on_log = lambda client, userdata, level, text: log.append(text)
     port = parts.port or (8883 if parts.scheme == "mqtts" else 1883)
     where = f"{parts.hostname}:{port}"
     try:
         client.connect(parts.hostname, port, keepalive=30)
     except OSError as error:
-        raise ToolError(f"no broker at {where}: {error}", Exit.BROKER, "is it running?")
+        raise tls.refusal(where, error) or ToolError(
+            f"no broker at {where}: {error}", Exit.BROKER, "is it running?"
+        )
     try:
         while not answer:
             code = client.loop(timeout=_TIMEOUT_S)
             if code != mqtt.MQTT_ERR_SUCCESS and not answer:
-                raise ToolError(f"{where}: {mqtt.error_string(code)}", Exit.BROKER)
+                raise tls.refusal(where, log) or ToolError(
+                    f"{where}: {mqtt.error_string(code)}", Exit.BROKER
+                )
         if answer[0].is_failure:
             raise ToolError(
                 f"{where} refused: {answer[0]}", Exit.BROKER, "check user and password"
             )
+        client.on_log = None
         client.loop_start()
         yield client
     finally:

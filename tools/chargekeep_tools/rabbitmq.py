@@ -116,7 +116,8 @@ def rabbitmq_command(
     as_json: JsonOption = False,
 ) -> None:
     """Write definitions.json for `rabbitmqctl import_definitions`, accounts.env for compose, and
-    the certificate of the nodes; again after every new or revoked station, then import."""
+    certificates of the nodes and of those accounts; again after every new or revoked station,
+    then import."""
     the_home = Home(home)
     accounts, stations, authority = (
         host_accounts(the_home),
@@ -125,7 +126,7 @@ def rabbitmq_command(
     )
     certificate, key = authority.server(host)
     out.mkdir(parents=True, exist_ok=True)
-    for name, data in {
+    files = {
         "definitions.json": json.dumps(definitions(stations, accounts), indent=1).encode(),
         "accounts.env": "".join(
             f"{user.upper()}_PASSWORD={password}\n" for user, password in accounts.items()
@@ -133,7 +134,10 @@ def rabbitmq_command(
         "ca.crt": authority.certificate_pem,
         "server.crt": certificate,
         "server.pem": key,
-    }.items():
+    }
+    for user in accounts:
+        files[f"{user}.crt"], files[f"{user}.pem"] = authority.client(user)
+    for name, data in files.items():
         (out / name).touch(0o600)
         (out / name).write_bytes(data)
     count = len(stations)

@@ -7,15 +7,15 @@ dies. A delivery is acknowledged after the commit that holds it.
 """
 
 import logging
-import ssl
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pika
 import pika.exceptions
 
+from chargekeep_tools import tls
 from chargekeep_tools.codes import Exit, ToolError
 from chargekeep_tools.reconcile.source import Source
 from chargekeep_tools.reconcile.worker import Message
@@ -25,7 +25,8 @@ QUEUE = "chargekeep.log."
 _PREFETCH = 250  # of each queue; RabbitMQ counts them by consumer
 _HEARTBEAT_S = 30  # longer than a commit; a broken connection is noticed after two
 
-logging.getLogger("pika").setLevel(logging.WARNING)  # it tells each step of connecting
+logging.getLogger("pika").setLevel(logging.CRITICAL)  # each failure is ours to tell, once
+log_ = logging.getLogger(__name__)
 
 
 def queue_of(partition: str) -> str:
@@ -54,11 +55,8 @@ class AmqpSource(Source):
         self._blocked = False
 
     def open(self) -> None:
-        try:
-            self.connection = pika.BlockingConnection(self.parameters)
-            self.out = pika.BlockingConnection(self.parameters)
-        except pika.exceptions.ProbableAuthenticationError as error:
-            raise ToolError(f"refused: {error}", Exit.BROKER, "check user and password")
+        self.connection = self._connect()
+        self.out = self._connect()
         self._blocked = False
         self.out.add_on_connection_blocked_callback(partial(self._block, True))
         self.out.add_on_connection_unblocked_callback(partial(self._block, False))
@@ -75,6 +73,24 @@ class AmqpSource(Source):
             self.channel.queue_bind(queue, EXCHANGE, f"chargekeep.1.*.*.up.log.{name}")
         for name in self.partitions:
             self.channel.basic_consume(queue_of(name), self._on_message)
+
+    def _connect(self) -> pika.BlockingConnection:
+        """To the first host that answers. One that refuses TLS is reported while others do."""
+        away = refused = None
+        for one in self.parameters:
+            where = f"{one.host}:{one.port}"
+            try:
+                return pika.BlockingConnection(one)
+            except pika.exceptions.ProbableAuthenticationError as error:
+                raise ToolError(
+                    f"{where} refused: {error}", Exit.BROKER, "check user and password"
+                )
+            except self.failures as error:
+                refusal = tls.refusal(where, error)
+                if refusal is not None:
+                    log_.warning("broker: %s", refusal)
+                refused, away = refusal or refused, away if refusal else error
+        raise away or refused or OSError("no host")
 
     def poll(self, timeout_s: float) -> None:
         self.connection.process_data_events(timeout_s)
@@ -107,7 +123,7 @@ def _parameters(url: str) -> Sequence[pika.ConnectionParameters]:
     parts = urlsplit(url)
     account, _, hosts = parts.netloc.rpartition("@")
     user, _, password = account.partition(":")
-    files = {name: values[0] for name, values in parse_qs(parts.query).items()}
+    context = tls.context(url)
     found = []
     for host in hosts.split(","):
         name, _, port = host.partition(":")
@@ -115,20 +131,14 @@ def _parameters(url: str) -> Sequence[pika.ConnectionParameters]:
             raise ToolError(
                 f"{url!r} is no cluster", Exit.USAGE, "write amqp://user:password@host:port,host"
             )
-        tls = None
-        if parts.scheme == "amqps":
-            context = ssl.create_default_context(cafile=files.get("ca"))
-            if "cert" in files:
-                context.load_cert_chain(files["cert"], files.get("key"))
-            tls = pika.SSLOptions(context, name)
         found.append(
             pika.ConnectionParameters(
                 name,
-                int(port or (5671 if tls else 5672)),
+                int(port or (5671 if context else 5672)),
                 unquote(parts.path[1:]) or "/",
                 pika.PlainCredentials(unquote(user) or "guest", unquote(password) or "guest"),
                 heartbeat=_HEARTBEAT_S,
-                ssl_options=tls,
+                ssl_options=pika.SSLOptions(context, name) if context else None,
                 socket_timeout=5,
             )
         )

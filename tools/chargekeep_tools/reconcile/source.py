@@ -12,12 +12,13 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 from sqlalchemy.exc import SQLAlchemyError
 
+from chargekeep_tools import tls
 from chargekeep_tools.codes import Exit, ToolError
 from chargekeep_tools.reconcile.worker import Message, Reconciler
 
@@ -107,6 +108,7 @@ class _Link:
         self.fileno, self.setblocking = inner.fileno, inner.setblocking
         self._in = memoryview(b"")
         self._out = bytearray()
+        self.failure: ssl.SSLError | None = None  # of which paho tells its log only
 
     def pending(self) -> int:
         """Bytes that are here already, of which no `select` tells."""
@@ -114,7 +116,11 @@ class _Link:
 
     def recv(self, size: int) -> bytes:
         if not self._in:
-            self._in = memoryview(self.inner.recv(self._SIZE))
+            try:
+                self._in = memoryview(self.inner.recv(self._SIZE))
+            except ssl.SSLError as error:
+                self.failure = error
+                raise
         found = bytes(self._in[:size])
         self._in = self._in[size:]
         return found
@@ -189,16 +195,19 @@ class MqttSource(Source):
         )
         if parts.username:
             self.client.username_pw_set(unquote(parts.username), unquote(parts.password or ""))
-        if parts.scheme == "mqtts":
-            files = {name: values[0] for name, values in parse_qs(parts.query).items()}
-            self.client.tls_set(files.get("ca"), files.get("cert"), files.get("key"))
+        context = tls.context(url)
+        if context:
+            self.client.tls_set_context(context)
         self.client.max_inflight_messages_set(0)
         self.client.on_connect = self._on_connect
         self.client.on_batch = self._on_batch
         self._session = 0
 
     def open(self) -> None:
-        self.client.connect(self.host, self.port, keepalive=30)
+        try:
+            self.client.connect(self.host, self.port, keepalive=30)
+        except ssl.SSLError as error:
+            raise tls.refusal(f"{self.host}:{self.port}", error) or error
 
     def poll(self, timeout_s: float) -> None:
         self.client.link.flush()
@@ -212,7 +221,9 @@ class MqttSource(Source):
                 "check user and password",
             )
         if code != mqtt.MQTT_ERR_SUCCESS:
-            raise ConnectionError(f"{self.host}:{self.port}: {mqtt.error_string(code)}")
+            where = f"{self.host}:{self.port}"
+            refusal = tls.refusal(where, self.client.link.failure)
+            raise refusal or ConnectionError(f"{where}: {mqtt.error_string(code)}")
 
     def close(self) -> None:
         self.client.disconnect()
