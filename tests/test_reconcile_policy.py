@@ -4,6 +4,7 @@ import struct
 from pathlib import Path
 
 import pytest
+import test_reconcile_evidence
 import test_reconcile_parking
 from charger import SITE, TARIFF
 from reconcile_host import Host
@@ -368,7 +369,7 @@ def test_no_seal_key(host, replica):
 
 
 def test_every_rule_has_its_test():
-    names = [*globals(), *vars(test_reconcile_parking)]
+    names = [*globals(), *vars(test_reconcile_parking), *vars(test_reconcile_evidence)]
     tests = {name.removeprefix("test_") for name in names if name.startswith("test_")}
     assert {rule.flag for rule in policy.RULES} <= tests
 

@@ -62,25 +62,32 @@ def test_same_bills_as_sqlite(tmp_path, url):
     assert found[0] == found[1] and len(found[0][0]) == 3
 
 
+def rows_of(connection, table, names):
+    columns = [c for c in table.c if c.name in names]
+    return connection.execute(sa.select(*columns).order_by(*columns)).all()
+
+
 def test_partitioning_keeps_every_row(url):
     engine = sa.create_engine(url)
     migrate(engine, "0002")
     some = {sa.String: "x", sa.LargeBinary: b"x"}
     tables = [t for t in metadata.sorted_tables if t.name not in ("parked", "delivered")]
+    there = {t.name: {c["name"] for c in sa.inspect(engine).get_columns(t.name)} for t in tables}
     with engine.begin() as connection:
         for table in tables:
             for i in (1, 2, 3):
                 row = {c.name: some.get(type(c.type), i) for c in table.c}
+                row = {name: row[name] for name in row if name in there[table.name]}
                 for name in ("site", "detail"):
                     if name in row:
                         row[name] = f"{name}{i}"
                 connection.execute(table.insert().values(row))
         for name in ("batches", "records"):
             connection.execute(sa.text(f"SELECT setval('{name}_id_seq', 3)"))
-        before = [connection.execute(sa.select(t).order_by(*t.c)).all() for t in tables]
+        before = [rows_of(connection, table, there[table.name]) for table in tables]
     migrate(engine)
     with engine.begin() as connection:
-        assert before == [connection.execute(sa.select(t).order_by(*t.c)).all() for t in tables]
+        assert before == [rows_of(connection, table, there[table.name]) for table in tables]
         new = batches.insert().values(
             log=1, received=0, first_seq=9, last_seq=9, state=0, data=b""
         )

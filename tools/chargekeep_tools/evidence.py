@@ -86,10 +86,16 @@ def _point(value: Any) -> Point:
 def verify(data: bytes, public_key: bytes) -> Evidence:
     """What `data` states, if the station with this Ed25519 key signed it. Raises EvidenceError."""
     kid = wire.kid(public_key)
+    return read(data, lambda found, _: public_key if found == kid else None)
+
+
+def read(data: bytes, key_for: wire.KeyFor) -> Evidence:
+    """What `data` states, if it is signed with the key that `key_for` has for it.
+
+    Raises EvidenceError.
+    """
     try:
-        body = wire.open_sign1(
-            data, wire.EVIDENCE, lambda found, _: public_key if found == kid else None
-        )
+        body = wire.open_sign1(data, wire.EVIDENCE, key_for)
     except wire.WireError as e:
         raise EvidenceError(str(e)) from e
     try:

@@ -7,13 +7,15 @@ record that completes it. A bill is never edited.
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import cbor2
 import sqlalchemy as sa
 
 from chargekeep_tools import wire
 from chargekeep_tools.reconcile import bill, policy
+from chargekeep_tools.reconcile.attest import differences
+from chargekeep_tools.reconcile.books import Books
 from chargekeep_tools.reconcile.database import insert
 from chargekeep_tools.reconcile.schema import (
     adjustments,
@@ -32,8 +34,9 @@ from chargekeep_tools.reconcile.verify import (
     records_of,
 )
 
-TX_STARTED, TX_UPDATED, TX_ENDED, CLOCK_SET, METER_SEGMENT, HEAD = 2, 3, 4, 7, 11, 12
-_INTERPRETED = frozenset((TX_STARTED, TX_UPDATED, TX_ENDED, CLOCK_SET, METER_SEGMENT, HEAD))
+TX_STARTED, TX_UPDATED, TX_ENDED, CLOCK_SET, METER_SEGMENT = 2, 3, 4, 7, 11
+HEAD, EVIDENCE = 12, 15
+_INTERPRETED = (TX_STARTED, TX_UPDATED, TX_ENDED, CLOCK_SET, METER_SEGMENT, HEAD, EVIDENCE)
 _NEWEST_TYPE = 15
 _STAMP = 4  # elements of a payload before its body: time, quality, boot id, uptime
 _RECORD = ("log", "seq", "type", "time", "quality", "boot", "uptime", "payload")
@@ -43,28 +46,6 @@ _CHANGE = transactions.update().where(
 _ALL = 1 << 62  # above every id
 _PLAIN = frozenset((int, bytes, str, bool, type(None)))
 _WIDE = re.compile(rb"[\x1b\x3b\xc2\xc3]")  # where integers of 64 bits and more begin
-
-
-class Books(Protocol):
-    """What the operator knows that stations do not."""
-
-    def tariffs(self, site: str) -> list[bill.Tariff]:
-        """Every tariff that was signed for the site."""
-        ...
-
-    def issued(self, site: str, cti: bytes, kid: bytes | None, at: int | None) -> bool:
-        """Whether the entitlement `cti` was issued for the site, by the key `kid` before `at`."""
-        ...
-
-
-class NoBooks:
-    """Knows no tariff, and takes every token for issued."""
-
-    def tariffs(self, site: str) -> list[bill.Tariff]:
-        return []
-
-    def issued(self, site: str, cti: bytes, kid: bytes | None, at: int | None) -> bool:
-        return True
 
 
 @dataclass
@@ -135,9 +116,7 @@ class Pass:
     def again(self, tx: int) -> bool:
         """Bill a transaction that was blocked; False if it still is."""
         row = self._row(tx)
-        if row["started_seq"] is None or row["ended_seq"] is None:
-            return False
-        return self._bill(row)
+        return _complete(row) and self._bill(row)
 
     def _stored(self, moved: list[int]) -> set[int]:
         # What thinning took over has its old seq; usually it was here long ago.
@@ -179,6 +158,8 @@ class Pass:
             self._read_clock_sets().append(seq)
         elif kind == HEAD:
             self._head(record, *body[:3])
+        elif kind == EVIDENCE:
+            self._evidence(record, *body[:2])
         elif kind > _NEWEST_TYPE:
             self._raise("unknown_record", record.at, f"type {kind}")
 
@@ -244,8 +225,11 @@ class Pass:
                 ended_uptime=uptime,
             )
         self._keep(row)
-        if row["started_seq"] is not None and row["ended_seq"] is not None:
+        if _complete(row):
             self._bill(row, record)
+            if row["evidence_seq"] is not None:  # thinning moved what it is about
+                payload = self._payload_of(row["evidence_seq"])
+                self._attest(row, wire.loads(payload)[_STAMP + 1])
 
     def _keep(self, row: dict[str, Any]) -> None:
         self.rows.transactions[self.log.id, row["tx"]] = row
@@ -281,6 +265,35 @@ class Pass:
                 "unterminated", before["started_seq"], f"transaction {before['tx']}", before
             )
 
+    # Evidence
+
+    def _evidence(self, record: Record, tx: int, sealed: bytes) -> None:
+        if type(tx) is not int or type(sealed) is not bytes:
+            raise ValueError("no evidence")
+        row = self._row(tx)
+        row["evidence_seq"] = record.seq
+        self._keep(row)
+        self._attest(row, sealed)
+
+    def _attest(self, row: dict[str, Any], sealed: bytes) -> None:
+        """What the station signed about a transaction must be what its records say."""
+        station = self.knows.stations.get(self.log.site, self.log.station)
+        if station is None:
+            return
+        energy_wh = self._energy(row)[0] if _complete(row) else None
+        detail = differences(sealed, station, self.log, row, energy_wh)
+        if detail:
+            self._raise("evidence_mismatch", row["evidence_seq"], detail, row)
+
+    def _payload_of(self, seq: int) -> bytes:
+        for log, its_seq, *_, payload in self.rows.records:
+            if (log, its_seq) == (self.log.id, seq):
+                return payload
+        query = sa.select(records.c.payload).where(
+            records.c.log == self.log.id, records.c.seq == seq
+        )
+        return self.connection.execute(query).scalar_one()
+
     # Bills
 
     def _bill(self, row: dict[str, Any], record: Record | None = None) -> bool:
@@ -304,14 +317,13 @@ class Pass:
         """The values of a bill; None where a rule blocks it."""
         tx, seq = row["tx"], row["ended_seq"]
         start, end = row["register_start"], row["register_last"]
-        if start is None or end is None:
+        energy_wh, inside = self._energy(row)
+        if energy_wh is None:
             return self._raise("no_register", seq, f"transaction {tx}", row)
         tariff, newer = self._tariff(row)
         if tariff is None:
             named = f"tariff {row['tariff']} version {row['tariff_version']}"
             return self._raise("unknown_tariff", seq, named, row)
-        inside = [s for s in self._read_segments() if row["started_seq"] < s[0] < seq]
-        energy_wh = end - start + sum(old - new for _, old, new in inside)
         if energy_wh < 0:
             return self._raise("register_decreased", seq, f"{energy_wh} Wh", row)
         segment = sum(s[0] < row["started_seq"] for s in self._read_segments())
@@ -344,6 +356,15 @@ class Pass:
             "total": amounts.total,
             "flags": ",".join(sorted(flags)),
         }
+
+    def _energy(self, row: dict[str, Any]) -> tuple[int | None, list[tuple[int, int, int]]]:
+        """Wh of a complete transaction, and the meter segments in it. None without a register."""
+        start, end = row["register_start"], row["register_last"]
+        if start is None or end is None:
+            return None, []
+        span = row["started_seq"], row["ended_seq"]
+        inside = [s for s in self._read_segments() if span[0] < s[0] < span[1]]
+        return end - start + sum(old - new for _, old, new in inside), inside
 
     def _adjust(
         self, row: dict[str, Any], made: Any, priced: dict[str, Any], record: Record
@@ -443,6 +464,10 @@ class Pass:
         now = int(self.knows.clock())
         tx = None if row is None else row["tx"]
         raise_exception(self.connection, self.log, kind, seq, detail, now, tx)
+
+
+def _complete(row: dict[str, Any]) -> bool:
+    return row["started_seq"] is not None and row["ended_seq"] is not None
 
 
 def _payload(data: bytes) -> list[Any]:

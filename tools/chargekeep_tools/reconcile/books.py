@@ -1,10 +1,34 @@
 """What the operator's home knows that stations do not: prices, and who was given what."""
 
+from typing import Protocol
+
 from chargekeep_tools import keys, wire
 from chargekeep_tools.home import Home
 from chargekeep_tools.reconcile import bill
 
 _PRICES = (11, 12, 13, 14, 4)  # currency, kWh, hour, start, and when it was issued
+
+
+class Books(Protocol):
+    """What the operator knows that stations do not."""
+
+    def tariffs(self, site: str) -> list[bill.Tariff]:
+        """Every tariff that was signed for the site."""
+        ...
+
+    def issued(self, site: str, cti: bytes, kid: bytes | None, at: int | None) -> bool:
+        """Whether the entitlement `cti` was issued for the site, by the key `kid` before `at`."""
+        ...
+
+
+class NoBooks:
+    """Knows no tariff, and takes every token for issued."""
+
+    def tariffs(self, site: str) -> list[bill.Tariff]:
+        return []
+
+    def issued(self, site: str, cti: bytes, kid: bytes | None, at: int | None) -> bool:
+        return True
 
 
 class HomeBooks:

@@ -12,7 +12,7 @@ from alembic.config import Config
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError, TimeoutError
 
-REVISION = "0003"  # the newest in migrations/versions
+REVISION = "0004"  # the newest in migrations/versions
 
 # SQLSTATE classes of PostgreSQL that say nothing about the data: connection, a server that only
 # reads (a failover), rollback (deadlock, serialization), access and missing tables (an operator

@@ -147,6 +147,14 @@ RULES = (
         raises=True,
     ),
     Rule(
+        "evidence_mismatch",
+        "what a station signed about a transaction is not what its records say, or not signed by"
+        " the station",
+        "billed as the records say, which the chain and the batch's signature prove; an operator"
+        " looks at the station",
+        raises=True,
+    ),
+    Rule(
         "fork",
         "a batch contradicts the history (restored flash, two stations with one identity)",
         "quarantined and never acknowledged; the history before it stands",

@@ -11,7 +11,8 @@ from itertools import groupby
 import sqlalchemy as sa
 
 from chargekeep_tools.reconcile import policy
-from chargekeep_tools.reconcile.apply import Books, Knows, NoBooks, Pass, Rows
+from chargekeep_tools.reconcile.apply import Knows, Pass, Rows
+from chargekeep_tools.reconcile.books import Books, NoBooks
 from chargekeep_tools.reconcile.database import passes
 from chargekeep_tools.reconcile.schema import (
     ACCEPTED,

@@ -117,6 +117,7 @@ transactions = sa.Table(
     sa.Column("ended_boot", sa.BigInteger),
     sa.Column("ended_uptime", sa.BigInteger),
     sa.Column("stopped_reason", sa.Integer),
+    sa.Column("evidence_seq", sa.BigInteger),  # the record with what the station signed of it
     sa.Column("flags", sa.String, nullable=False),
 )
 
