@@ -157,7 +157,9 @@ class Memory:
     def _conclude(self, started, newest, segments):
         tx = Transaction(started[3])
         tx.begin = started[2]
-        tx.offset_wh = sum([offset for seq, offset in segments if seq > started[0]])
+        for seq, offset in segments:
+            if seq > started[0] and (newest[1] != _RECORD_ENDED or seq < newest[0]):
+                tx.offset_wh += offset
         before = None
         for boot in sorted(self._boots):
             first, last = self._boots[boot]
