@@ -184,7 +184,9 @@ def reconcile(broker: SenderBroker, sent: Sent, home: Home, url: str) -> tuple[f
     broker.queue("reconciler", sent)
     engine = empty(url)
     source = MqttSource(broker.url(RECONCILER), "reconciler")
-    reconciler = cli.reconciler_for(home, engine, None, source.publish)
+    jobs = len(os.sched_getaffinity(0))
+    reconciler = cli.reconciler_for(home, engine, None, source.publish, jobs)
+    reconciler.take([Message("", b"")] * 1000)  # nothing, for processes that are still starting
     project: Callable[[], None] = reconciler.project
     reconciler.project = lambda *_: None  # type: ignore[method-assign]
     stored = reconciler.figures.batches

@@ -181,7 +181,7 @@ class Pass:
         if not first <= seq + 1 <= last + 1:
             return link_at(self.connection, self.log, seq, station)
         batch = stored(data, station)
-        return batch.links[seq - first] if seq >= first else batch.link_before
+        return batch.link(seq) if seq >= batch.first else batch.link_before
 
     # Transactions
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import time
 from typing import Annotated, Any
@@ -37,6 +38,7 @@ from chargekeep_tools.reconcile.schema import (
     transactions,
 )
 from chargekeep_tools.reconcile.source import source_for
+from chargekeep_tools.reconcile.verifiers import Verifiers
 from chargekeep_tools.reconcile.verify import Stations
 from chargekeep_tools.reconcile.worker import Reconciler
 
@@ -44,13 +46,19 @@ app = new_app("Take in what stations send; bill it.")
 app.add_typer(exceptions.app, name="exceptions")
 
 
-def reconciler_for(home: Home, engine: sa.Engine, key: str | None, publish: Any) -> Reconciler:
-    """A reconciler that signs acknowledgements with `key`, or with the only key that may."""
+def reconciler_for(
+    home: Home, engine: sa.Engine, key: str | None, publish: Any, jobs: int = 1
+) -> Reconciler:
+    """A reconciler that signs acknowledgements with `key`, or with the only key that may.
+
+    jobs: processes that verify; with one it is this.
+    """
     record = keys.choose(home, "issuer", wire.SCOPE[wire.ACKNOWLEDGEMENT], key)
     stations = Stations(home)
     projector = Projector(engine, stations, HomeBooks(home))
     private_key = keys.load(home, record["name"])
-    return Reconciler(engine, stations, private_key, publish, projector)
+    verifiers = Verifiers(home.root, jobs) if jobs > 1 else None
+    return Reconciler(engine, stations, private_key, publish, projector, verifiers=verifiers)
 
 
 @app.command("run")
@@ -66,6 +74,9 @@ def run_command(
     ] = None,
     metrics: Annotated[
         str | None, typer.Option(help="[ADDRESS:]PORT for Prometheus, on loopback [none].")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes that verify [one for each core].")
     ] = None,
     key: KeyOption = None,
     home: HomeOption = None,
@@ -90,7 +101,8 @@ def run_command(
             if ending:
                 return
             time.sleep(1)
-    reconciler = reconciler_for(Home(home), engine, key, source.publish)
+    jobs = jobs or len(os.sched_getaffinity(0))
+    reconciler = reconciler_for(Home(home), engine, key, source.publish, jobs)
     if metrics is not None:
         from chargekeep_tools.reconcile import metrics as prometheus
 

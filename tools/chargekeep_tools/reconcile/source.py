@@ -10,6 +10,7 @@ import select
 import ssl
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -20,12 +21,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from chargekeep_tools import tls
 from chargekeep_tools.codes import Exit, ToolError
-from chargekeep_tools.reconcile.worker import Message, Reconciler
+from chargekeep_tools.reconcile.worker import Group, Message, Reconciler
 
 PARTITIONS = tuple(f"p{number:02d}" for number in range(64))  # as `wire.partition` has it
 _LOG = "chargekeep/1/+/+/up/log/"
 TOPIC = _LOG + "+"
-_GROUP = 500  # batches of one commit at most
+_GROUP = 1000  # batches of one commit at most
+_AHEAD = 2  # groups that are verified while one is committed
 _IDLE_S = 0.2
 _PROJECT_EVERY_S, _PROJECT_S = 10.0, 2.0  # under load without a pause
 _SEND_S = 10.0
@@ -45,6 +47,7 @@ class Source(ABC):
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
+        self._groups: deque[Group] = deque()  # being verified, in the order they came
         self._project_at = time.monotonic() + _PROJECT_EVERY_S
 
     @abstractmethod
@@ -77,6 +80,7 @@ class Source(ABC):
             except self.failures as error:
                 log_.warning("broker: %s", error)
             self.messages.clear()
+            self._groups.clear()
             self.close()
             give_up = time.monotonic() + delay
             while not stop() and time.monotonic() < give_up:
@@ -85,12 +89,16 @@ class Source(ABC):
 
     def _step(self, reconciler: Reconciler) -> None:
         before = len(self.messages)
-        self.poll(0 if before else _IDLE_S)
+        self.poll(0 if before or self._groups else _IDLE_S)
         waiting = len(self.messages)
-        if waiting and (waiting == before or waiting >= _GROUP):
-            group, self.messages = self.messages, []
-            reconciler.take(group)
-        if not waiting or time.monotonic() > self._project_at:
+        pause = waiting == before
+        if waiting and (pause or waiting >= _GROUP):
+            self._groups.append(reconciler.begin(self.messages))
+            self.messages = []
+        if self._groups and (pause or len(self._groups) > _AHEAD):
+            reconciler.finish(self._groups.popleft())
+        idle = not (waiting or self._groups)
+        if idle or time.monotonic() > self._project_at:
             reconciler.project(_PROJECT_S)
             self._project_at = time.monotonic() + _PROJECT_EVERY_S
 

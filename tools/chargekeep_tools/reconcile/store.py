@@ -24,7 +24,7 @@ from chargekeep_tools.reconcile.schema import (
     exceptions,
     logs,
 )
-from chargekeep_tools.reconcile.verify import Batch, Station, genesis, read_batch
+from chargekeep_tools.reconcile.verify import Batch, SealKeys, Station, genesis, read_batch
 
 _MOVE = (
     logs.update()
@@ -87,6 +87,19 @@ class Store:
                 self._logs.clear()  # what is in memory may be ahead of the database
                 raise
         raise AssertionError
+
+    def probe(self) -> None:
+        """Store a batch that nothing is wrong with, and take it back.
+
+        Raises whatever would prevent that for every station.
+        """
+        batch = Batch("", "", bytes(16), 1, 1, 0, None, bytes(8), b"")
+        station = Station("", "", {}, {batch.log_id: SealKeys(bytes(32))})
+        with self.engine.connect() as connection:
+            group = Group(Store(self.engine), connection, 0)
+            group.ingest(batch, station)
+            group.flush()
+            connection.rollback()
 
     def log(self, connection: sa.Connection, site: str, station: str, log_id: bytes) -> Log:
         """The log's row; a new one for a log that was never heard of."""
@@ -174,7 +187,7 @@ class Group:
         # It overlaps: the link of the last common slot stands for everything before it.
         common = min(batch.last, log.head_seq)
         known = self._link_at(log, common, station)
-        if known is not None and known != batch.links[common - batch.first]:
+        if known is not None and known != batch.link(common):
             return "fork"
         return "duplicate" if batch.last <= log.head_seq else "accepted"
 
@@ -189,7 +202,7 @@ class Group:
             lost = f"slots {log.head_seq + 1} to {batch.first - 1}"
             self._raise(log, "lost", log.head_seq + 1, lost)
         self._moved.setdefault(log.id, (log, log.head_seq))
-        log.head_seq, log.head_link = batch.last, batch.links[-1]
+        log.head_seq, log.head_link = batch.last, batch.link(batch.last)
 
     def _promote(self, log: Log, station: Station) -> None:
         # What waited beyond a gap may follow on now.
@@ -258,12 +271,12 @@ def link_at(connection: sa.Connection, log: Log, seq: int, station: Station) -> 
     if row is None:
         return None
     batch = stored(row.data, station)
-    return batch.links[seq - batch.first] if batch.first <= seq else None
+    return batch.link(seq) if batch.first <= seq else None
 
 
 def span(batch: Batch) -> str:
     """Which slots they are, for an operator."""
-    return f"slots {batch.first} to {batch.last}, last link {batch.links[-1].hex()}"
+    return f"slots {batch.first} to {batch.last}, last link {batch.link(batch.last).hex()}"
 
 
 def raise_exception(

@@ -4,11 +4,12 @@ One signature a batch and one SHA-256 a slot (firmware/FORMATS.md sections 4 and
 that page alone, on other libraries than the firmware.
 """
 
+import logging
+import os
 import struct
 import time
 from dataclasses import dataclass, field
 from hashlib import sha256
-from threading import Lock
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -17,6 +18,7 @@ from nacl.bindings import crypto_sign_open
 from nacl.exceptions import BadSignatureError
 
 from chargekeep_tools import wire
+from chargekeep_tools.codes import ToolError
 from chargekeep_tools.home import Home
 from chargekeep_tools.log import slots
 from chargekeep_tools.wire import WireError
@@ -28,12 +30,15 @@ _JOINED, _MOVED, _TYPE = 0x60, 0x80, 0x1F  # "joined": repeated as well
 _FIRST, _LAST, _LENGTH = 0x40, 0x80, 0x3F
 _MAX_SEQ = 0xFFFFFF00
 _MAX_SECTOR = 1 << 20  # 120 years of a record a minute; each costs a key
-_UNKNOWN_LINK = bytes(8)
+_LINK = 8
+_UNKNOWN_LINK = bytes(_LINK)
 
 OBJECT_FORM = 106
 REVOKED = 118
 LEDGER_CORRUPT = 503
 LEDGER_TAMPERED = 510
+
+log_ = logging.getLogger(__name__)
 
 
 class Record(NamedTuple):
@@ -49,12 +54,12 @@ class Record(NamedTuple):
         return self.at != self.seq
 
 
-@dataclass(frozen=True)
-class Batch:
-    """A verified batch. Slots `first` to `last` follow on without a gap; `links` has one each.
+class Batch(NamedTuple):
+    """A verified batch. Slots `first` to `last` follow on without a gap.
 
     follows: the slot before `first` in the station's ledger; less than `first - 1` where slots
-    between are gone there. link_before is None where the station does not know it.
+    between are gone there. link_before is None where the station does not know it. links: of each
+    slot, 8 bytes.
     """
 
     site: str
@@ -64,8 +69,13 @@ class Batch:
     last: int
     follows: int
     link_before: bytes | None
-    links: list[bytes]
+    links: bytes
     data: bytes
+
+    def link(self, seq: int) -> bytes:
+        """The link of slot `seq`, which is in the batch."""
+        at = _LINK * (seq - self.first)
+        return self.links[at : at + _LINK]
 
 
 class SealKeys(slots.Keys):
@@ -119,20 +129,21 @@ class Stations:
     """The stations of a home directory; looks now and then whether one is new or was revoked."""
 
     _LOOK_AGAIN_S = 5.0
+    _SETTLED_NS = 10**9  # two changes within a tick of the file system's clock look like one
 
     def __init__(self, home: Home) -> None:
         self.home = home
         self.known: dict[tuple[str, str], Station] = {}
-        self._looked = 0.0
+        self._files: dict[str, tuple[list[int], Station | None]] = {}  # and what tells a change
+        self._looked = -self._LOOK_AGAIN_S
         self._stamp = -1
-        self._looking = Lock()
 
     def get(self, site: str, station: str) -> Station | None:
-        if time.monotonic() - self._looked > self._LOOK_AGAIN_S:
-            with self._looking:  # who comes second finds what the first one read
-                if self._stamp != self._changed():
-                    self.refresh()
-                self._looked = time.monotonic()
+        now = time.monotonic()
+        if now - self._looked >= self._LOOK_AGAIN_S:
+            self._looked = now
+            if self._stamp != self._changed():
+                self.refresh()
         return self.known.get((site, station))
 
     def _changed(self) -> int:
@@ -142,9 +153,61 @@ class Stations:
             return 0
 
     def refresh(self) -> None:
-        self._stamp = self._changed()
-        stations = [Station.of(record) for record in self.home.stations()]
-        self.known = {(s.site, s.station): s for s in stations}
+        """Read the records that are new or have changed; forget those that are gone."""
+        stamp = self._changed()
+        self._stamp = stamp if time.time_ns() - stamp > self._SETTLED_NS else -1
+        if not stamp:
+            return
+        with os.scandir(self.home.stations_folder) as entries:
+            found = {entry.name: entry.stat() for entry in entries if entry.name[-5:] == ".json"}
+        for name, status in found.items():
+            self._read(name, status)
+        for name in self._files.keys() - found:
+            self._forget(name)
+
+    def look_again(self, site: str, station: str) -> Station | None:
+        """As `get`, but sure to know what is on the disk; costs a look at one file."""
+        name = f"{station}.json"
+        if name in self._files:  # no other name gets near a path
+            try:
+                self._read(name, (self.home.stations_folder / name).stat())
+            except FileNotFoundError:
+                self._forget(name)
+        return self.known.get((site, station))
+
+    def _read(self, name: str, status: os.stat_result) -> None:
+        stamp = [status.st_mtime_ns, status.st_size, status.st_ino]
+        before = self._files.get(name)
+        if before is not None and before[0] == stamp:
+            return
+        station = None
+        try:
+            station = Station.of(self.home.read_json(self.home.stations_folder / name))
+        except (ToolError, LookupError, TypeError, ValueError) as error:
+            log_.error("%s: %r; what was known before holds", name, error)
+            if before is not None:
+                station = before[1]
+        else:
+            self._forget(name)
+            self.known[station.site, station.station] = station
+        self._files[name] = stamp, station
+
+    def _forget(self, name: str) -> None:
+        _, station = self._files.pop(name, (None, None))
+        if station is not None:
+            self.known.pop((station.site, station.station), None)
+
+
+def station_of(stations: Stations, topic: str) -> Station:
+    """The station whose topic it is. Raises `WireError` where none is."""
+    try:
+        _, _, site, name, *_ = topic.split("/")
+    except ValueError:
+        raise WireError(wire.COSE_UNKNOWN_KID, f"no station's topic: {topic}") from None
+    station = stations.get(site, name)
+    if station is None:
+        raise WireError(wire.COSE_UNKNOWN_KID, f"no station {site}/{name}")
+    return station
 
 
 def genesis(log_id: bytes) -> bytes:
@@ -202,7 +265,7 @@ def read_batch(body: Any, data: bytes, station: Station) -> Batch:
             and type(follows) is int
             and 0 <= follows < first <= _MAX_SEQ
             and type(before) is bytes
-            and len(before) == 8
+            and len(before) == _LINK
             and type(log_id) is bytes
             and len(log_id) == 16
         )
@@ -213,22 +276,14 @@ def read_batch(body: Any, data: bytes, station: Station) -> Batch:
     if (site, name) != (station.site, station.station):
         raise WireError(OBJECT_FORM, f"signed as {site}/{name}")
     links = _links(runs, first, before, station.logs.get(log_id))
-    return Batch(
-        site,
-        name,
-        log_id,
-        first,
-        first + len(links) - 1,
-        follows,
-        None if before == _UNKNOWN_LINK else before,
-        links,
-        data,
-    )
+    last = first + len(links) // _LINK - 1
+    known = None if before == _UNKNOWN_LINK else before
+    return Batch(site, name, log_id, first, last, follows, known, links, data)
 
 
-def _links(runs: Any, first: int, before: bytes, seal: SealKeys | None) -> list[bytes]:
+def _links(runs: Any, first: int, before: bytes, seal: SealKeys | None) -> bytes:
     """The link of each slot, the chain checked; and that the slots are whole records."""
-    links: list[bytes] = []
+    links = b""
     link = before
     whole = True
     if type(runs) is not list or not runs:
@@ -243,9 +298,9 @@ def _links(runs: Any, first: int, before: bytes, seal: SealKeys | None) -> list[
                 raise WireError(LEDGER_CORRUPT, "a record's middle without its beginning")
             whole = flags >= _LAST
         if seal is None or link == _UNKNOWN_LINK:
-            links += [link] * (len(found) - 1) + [end]
+            links += link * (len(found) - 1) + end
         else:
-            links += _chain(seal, sector, first + len(links), found, link, end)
+            links += _chain(seal, sector, first + len(links) // _LINK, found, link, end)
         link = end
     if not whole:
         raise WireError(LEDGER_CORRUPT, "half a record")
@@ -262,7 +317,7 @@ def _run(run: Any) -> tuple[int, list[bytes], bytes]:
         or type(index) is not int
         or type(data) is not bytes
         or type(link) is not bytes
-        or len(link) != 8
+        or len(link) != _LINK
         or not 0 < sector <= _MAX_SECTOR
         or index < 0
     ):
@@ -283,7 +338,7 @@ def _run(run: Any) -> tuple[int, list[bytes], bytes]:
 
 def _chain(
     seal: SealKeys, sector: int, seq: int, found: list[bytes], before: bytes, end: bytes
-) -> list[bytes]:
+) -> bytes:
     """The links of the slots of a run; the last must be `end`."""
     own = seal.link_key(sector)
     # What a power cut made the ledger repeat in a new sector keeps the links of the one before.
@@ -296,10 +351,10 @@ def _chain(
             if slot[0] & _JOINED:  # how a slot was programmed is not part of the chain
                 slot = bytes((slot[0] & ~_JOINED,)) + slot[1:]
             low = (at & 0xFFFF).to_bytes(2, "little")
-            link = sha256(key + link + low + slot + _PAD[len(slot)]).digest()[:8]
+            link = sha256(key + link + low + slot + _PAD[len(slot)]).digest()[:_LINK]
             links.append(link)
         if link == end:
-            return links
+            return b"".join(links)
     raise WireError(LEDGER_TAMPERED, f"the chain does not lead from slot {seq} to its end")
 
 
@@ -335,7 +390,7 @@ def expand(body: dict[int, Any], station: Station) -> dict[int, Any]:
     Everything that the short form leaves out follows from the rest: sequence numbers, padding,
     links and checksums. Raises what `read_batch` does.
     """
-    links = iter(read_batch(body, b"", station).links)
+    batch = read_batch(body, b"", station)
     log_crc = crc32(body[10])
     seq = body[11]
     full = []
@@ -344,7 +399,7 @@ def expand(body: dict[int, Any], station: Station) -> dict[int, Any]:
         seed = crc32(struct.pack("<I", sector), log_crc)
         data = b""
         for i, short in enumerate(found):
-            slot = struct.pack("<H50s8s", seq & 0xFFFF, short, next(links))
+            slot = struct.pack("<H50s8s", seq & 0xFFFF, short, batch.link(seq))
             data += slot + struct.pack("<I", crc32(slot, seed ^ (run[1] + i)))
             seq += 1
         full.append([sector, run[1], data])

@@ -8,9 +8,10 @@ costs a repeat, which the cursor recognizes.
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import repeat
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -20,9 +21,17 @@ from chargekeep_tools.reconcile import parking
 from chargekeep_tools.reconcile.database import Broken, passes
 from chargekeep_tools.reconcile.project import Projector
 from chargekeep_tools.reconcile.store import Log, Outcome, Store, reason
-from chargekeep_tools.reconcile.verify import REVOKED, Batch, Station, Stations, open_batch
+from chargekeep_tools.reconcile.verifiers import Part, Verifiers
+from chargekeep_tools.reconcile.verify import (
+    REVOKED,
+    Batch,
+    Station,
+    Stations,
+    open_batch,
+    station_of,
+)
 
-_TWO_THREADS_FROM = 32  # messages
+_PROCESSES_FROM = 32  # messages
 
 Opened = tuple[Batch, Station]
 
@@ -36,6 +45,13 @@ class Message:
     topic: str
     payload: bytes
     done: Callable[[], None] = lambda: None
+
+
+class Group(NamedTuple):
+    """Messages that are being verified by others, if `parts` says so."""
+
+    messages: list[Message]
+    parts: list[Part] | None
 
 
 @dataclass
@@ -53,7 +69,7 @@ class Figures:
 class Reconciler:
     """Takes groups of messages to the database and answers them. Knows no network.
 
-    publish: `publish(topic, payload)` sends an acknowledgement.
+    publish: `publish(topic, payload)` sends an acknowledgement. verifiers: take on large groups.
     """
 
     def __init__(
@@ -64,6 +80,7 @@ class Reconciler:
         publish: Callable[[str, bytes], None],
         projector: Projector | None = None,
         clock: Callable[[], float] = time.time,
+        verifiers: Verifiers | None = None,
     ) -> None:
         self.engine = engine
         self.store = Store(engine)
@@ -73,7 +90,7 @@ class Reconciler:
         self.projector = projector or Projector(engine, stations)
         self.clock = clock
         self.figures = Figures()
-        self._pool = ThreadPoolExecutor(1, "verify")
+        self.verifiers = verifiers
         self._version = 0
         self._kid = wire.kid(wire.public_bytes(key))
 
@@ -83,8 +100,18 @@ class Reconciler:
         Raises what may pass by itself, as a lost database: then nothing was acknowledged. A batch
         that the database will not take is parked, and stops nobody but its station.
         """
+        self.finish(self.begin(messages))
+
+    def begin(self, messages: list[Message]) -> Group:
+        """Have `messages` verified while other groups are finished. To finish in this order."""
+        if self.verifiers is None or len(messages) < _PROCESSES_FROM:
+            return Group(messages, None)
+        return Group(messages, self.verifiers.begin([(m.topic, m.payload) for m in messages]))
+
+    def finish(self, group: Group) -> None:
+        """What `take` does, for a group that was begun."""
         heads: dict[int, Log] = {}
-        opened = self._open_all(messages)
+        opened = self._open_all(group)
         # Several reconcilers may write new logs: all in one order, or they lock each other out.
         opened.sort(key=lambda each: (each[0].site, each[0].station))
         for batch, outcome in self._store(opened):
@@ -93,7 +120,7 @@ class Reconciler:
                 self.figures.slots += batch.last - batch.first + 1
             if outcome.log.head_seq:
                 heads[outcome.log.id] = outcome.log
-        for message in messages:
+        for message in group.messages:
             message.done()
         for log in heads.values():
             self._acknowledge(log)
@@ -108,9 +135,12 @@ class Reconciler:
         """In one commit; if the data of a batch prevents that, in as many as it takes."""
         failed: list[tuple[Batch, Exception]] = []
         done = self._commit(opened, failed)
-        if not done and len({(batch.site, batch.station) for batch, _ in failed}) > 1:
-            # Nobody gets through: that is no batch's fault, and not for an operator to work off.
-            raise Broken(reason(failed[0][1])) from failed[0][1]
+        if failed and not done:
+            try:
+                self.store.probe()
+            except Exception as error:
+                # Nobody gets through: no batch's fault, and not for an operator to work off.
+                raise Broken(reason(failed[0][1])) from error
         for batch, error in failed:
             log_.error("%s/%s: parked: %s", batch.site, batch.station, reason(error))
             parking.park(self.engine, batch, error, int(self.clock()))
@@ -135,37 +165,34 @@ class Reconciler:
         self.figures.commits += 1
         return [(batch, outcome) for (batch, _), outcome in zip(opened, outcomes, strict=True)]
 
-    def _open_all(self, messages: list[Message]) -> list[Opened]:
-        """What verifies, in order for each station; libsodium lets two threads work at once."""
-        if len(messages) < _TWO_THREADS_FROM:
-            return self._open_some(messages)
-        halves: tuple[list[Message], list[Message]] = [], []
-        for message in messages:
-            halves[hash(message.topic) & 1].append(message)  # a station's keys are one thread's
-        other = self._pool.submit(self._open_some, halves[1])
-        return self._open_some(halves[0]) + other.result()
+    def _open_all(self, group: Group) -> list[Opened]:
+        """What verifies, in the order in which it came."""
+        batches: Iterable[Batch | None] = repeat(None)
+        if group.parts is not None and self.verifiers is not None:
+            batches = self.verifiers.end(group.parts)
+        found = map(self._open, group.messages, batches)
+        return [opened for opened in found if opened is not None]
 
-    def _open_some(self, messages: list[Message]) -> list[Opened]:
-        return [found for message in messages if (found := self._open(message)) is not None]
-
-    def _open(self, message: Message) -> Opened | None:
+    def _open(self, message: Message, batch: Batch | None) -> Opened | None:
+        """The `batch`, if it was verified already, and its station; None for what is refused."""
         try:
-            _, _, site, name, *_ = message.topic.split("/")
-            station = self.stations.get(site, name)
-            if station is None:
-                raise wire.WireError(wire.COSE_UNKNOWN_KID, f"no station {site}/{name}")
+            station = station_of(self.stations, message.topic)
             try:
-                return _opened(message, station)
+                batch = batch or open_batch(message.payload, station)
             except wire.WireError as error:
                 if error.code != wire.COSE_UNKNOWN_KID:
                     raise
-                self.stations.refresh()  # commissioned anew since we looked
-                station = self.stations.get(site, name) or station
-                return _opened(message, station)
-        except (wire.WireError, ValueError) as error:
+                new = self.stations.look_again(station.site, station.station)
+                if new is None or new is station:
+                    raise
+                station = new  # commissioned anew since we looked
+                batch = open_batch(message.payload, station)
+            if batch.log_id in station.revoked:
+                raise wire.WireError(REVOKED, "the station is revoked")
+            return batch, station
+        except ValueError as error:
             # Not the station's words: nothing to keep, and never an acknowledgement.
-            code = error.code if isinstance(error, wire.WireError) else 0
-            self.figures.refused[code] += 1
+            self.figures.refused[getattr(error, "code", 0)] += 1
             log_.warning("%s: %s", message.topic, error)
             return None
 
@@ -184,10 +211,3 @@ class Reconciler:
         data = wire.seal_sign1(wire.ACKNOWLEDGEMENT, self.key, payload, self._kid)
         self.publish(wire.topic(log.site, log.station, "down", "ack"), data)
         self.figures.acknowledgements += 1
-
-
-def _opened(message: Message, station: Station) -> Opened:
-    batch = open_batch(message.payload, station)
-    if batch.log_id in station.revoked:
-        raise wire.WireError(REVOKED, "the station is revoked")
-    return batch, station
