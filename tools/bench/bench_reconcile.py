@@ -34,6 +34,7 @@ from chargekeep_tools.reconcile.books import HomeBooks
 from chargekeep_tools.reconcile.project import Projector
 from chargekeep_tools.reconcile.schema import adjustments, bills, metadata, transactions
 from chargekeep_tools.reconcile.source import TOPIC, MqttSource
+from chargekeep_tools.reconcile.verifiers import Verifiers
 from chargekeep_tools.reconcile.verify import Stations
 from chargekeep_tools.reconcile.worker import Message, Reconciler
 from chargekeep_tools.sim.replica import METER_VALUE, Replica, Slot
@@ -179,14 +180,15 @@ def count(broker: SenderBroker, sent: Sent) -> float:
     return len(sent) / taken
 
 
-def reconcile(broker: SenderBroker, sent: Sent, home: Home, url: str) -> tuple[float, float]:
+def reconcile(
+    broker: SenderBroker, sent: Sent, home: Home, url: str, verifiers: Verifiers
+) -> tuple[float, float]:
     """(batches a second stored and acknowledged, records a second billed after that)."""
     broker.queue("reconciler", sent)
     engine = empty(url)
     source = MqttSource(broker.url(RECONCILER), "reconciler")
-    jobs = len(os.sched_getaffinity(0))
-    reconciler = cli.reconciler_for(home, engine, None, source.publish, jobs)
-    reconciler.take([Message("", b"")] * 1000)  # nothing, for processes that are still starting
+    reconciler = cli.reconciler_for(home, engine, None, source.publish)
+    reconciler.verifiers = verifiers
     project: Callable[[], None] = reconciler.project
     reconciler.project = lambda *_: None  # type: ignore[method-assign]
     stored = reconciler.figures.batches
@@ -206,6 +208,7 @@ def beside_a_counter(folder: Path, url: str | None) -> dict[str, float]:
     stations, sent = meter_values(STATIONS, BATCHES // STATIONS)
     for station in stations:
         home.save_station(station.record())
+    verifiers = Verifiers(home.root, len(os.sched_getaffinity(0)))  # has started when it is used
     broker = SenderBroker(folder / "broker", home.stations(), {RECONCILER: "r", "sender": "s"})
     urls = {"sqlite": f"sqlite:///{folder}/reconcile.db"} | ({"pg": url} if url else {})
     counted = []
@@ -214,7 +217,8 @@ def beside_a_counter(folder: Path, url: str | None) -> dict[str, float]:
         for _ in range(TURNS):
             counted.append(count(broker, sent))
             for name, where in urls.items():
-                rates[name].append(reconcile(broker, sent, home, where))
+                rates[name].append(reconcile(broker, sent, home, where, verifiers))
+    verifiers.close()
     found = {"reconcile_bare_records_per_s": round(32 * statistics.median(counted))}
     for name, pairs in rates.items():
         stored, billed = (statistics.median(column) for column in zip(*pairs, strict=True))
