@@ -44,7 +44,7 @@ from postgres import Postgres
 
 SITE = "depot"
 STATIONS = 50
-BATCHES = 9000  # of 32 records each; the broker queues 10,000
+BATCHES = 25_000  # of 32 records each
 TURNS = 3
 GROWTH = (10, 100, 1000, 10_000)
 GROWTH_BATCHES = 10_000
@@ -137,6 +137,9 @@ class SenderBroker(Broker):
 
     def write(self) -> Path:
         path = super().write()
+        lines = path.read_text().splitlines()
+        kept = [line for line in lines if not line.startswith("max_queued_messages")]
+        path.write_text("\n".join([*kept, f"max_queued_messages {2 * BATCHES}", ""]))
         with (self.folder / "acl").open("a") as acl:
             acl.write("user sender\ntopic write chargekeep/#\n")
         return path
