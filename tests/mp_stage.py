@@ -131,6 +131,16 @@ def test_a_full_file_system_is_refused_before_anything_is_copied():
     in_flash(check)
 
 
+def test_folders_take_their_room_once():
+    def check():
+        for n in range(9):
+            os.mkdir("a/f%d" % n)
+        assert os.statvfs("/flash")[3] < 48 - 4 * 10
+        staged(text_of(FILES))
+
+    in_flash(check)
+
+
 def test_it_may_fill_up_at_any_step():
     # Somebody else takes the room after it was found: every write in turn finds none
     done = []

@@ -42,6 +42,21 @@ def space(size, block):
     return block // 4 if size <= block // 8 else -(-size // block) * block
 
 
+def _folders(path):
+    count = 1
+    for entry in os.ilistdir(path):
+        if entry[1] & _FOLDER:
+            count += _folders(path + "/" + entry[0])
+    return count
+
+
+def _room():
+    # Blocks and their size. MicroPython 1.28's statvfs counts a littlefs folder's two blocks twice
+    # (lfs2_fs_traverse goes to them once more, for orphans); were it to stop, a copy would fail.
+    info = os.statvfs(os.getcwd())
+    return info[0], info[3] + 2 * sum([_folders(slot) for slot in "ab" if slot in os.listdir()])
+
+
 def _make_folders(path):
     at = path.find("/")
     while at >= 0:
@@ -114,7 +129,7 @@ class Stage:
         yield from self._clean(slots.OWN[:2])
         here = []
         self.needed = []
-        info = os.statvfs(os.getcwd())
+        block, free = _room()
         size = 0
         for index, item in enumerate(self.files()):
             if not self._holds(self.slot, item):
@@ -122,9 +137,9 @@ class Stage:
                     here.append(index)
                 else:
                     self.needed.append(index)
-                size += space(item[1], info[0])
+                size += space(item[1], block)
             yield False
-        if info[0] * info[3] < size + _SPARE:
+        if block * free < size + _SPARE:
             raise ChargekeepError(errors.UPDATE_SPACE, "%d bytes" % size)
         for index, item in enumerate(self.files()):
             if index in here:
