@@ -122,6 +122,14 @@ def home(tmp_path):
 
 
 @pytest.fixture
+def points(request, emulated):
+    """`points(n)`: of `n` power cuts, how many to make here and now. The images differ in their
+    drivers, not in what is cut, and the one without a radio runs much faster."""
+    few = not request.config.getoption("--nightly")
+    return lambda n: 1 if few else n if emulated.radio is None else n // 4
+
+
+@pytest.fixture
 def charger(board, home):
     return Charger(board, home)
 

@@ -63,13 +63,13 @@ print(records)
 """
 
 
-def test_power_cuts_at_random_instructions_lose_nothing(emulated, commission, request):
+def test_power_cuts_at_random_instructions_lose_nothing(emulated, commission, points):
     """What the station said it did is in its ledger after the next boot; counters never fall."""
     board = emulated
     charger = commission(board)
     chance = random.Random(7)
     alice, counters, torn = charger.token(uses=1000), [0] * 12, 0
-    for _ in range(50 if request.config.getoption("--nightly") else 3):
+    for _ in range(points(50)):
         charger.start()
         transaction = board.status["transaction"]
         if transaction is None:

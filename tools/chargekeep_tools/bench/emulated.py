@@ -14,7 +14,8 @@ from chargekeep_tools.bench.rp2040 import build, filesystem
 from chargekeep_tools.bench.transport import LineTransport
 
 try:
-    from chargekeep_tools.bench.rp2040.chip import Chip, PowerLost
+    from chargekeep_tools.bench.rp2040.chip import Chip
+    from chargekeep_tools.bench.rp2040.flash import Left
     from chargekeep_tools.bench.rp2040.radio import GATEWAY, Radio
 except build.EmulatorUnavailable as error:
     raise Unavailable(f"no emulator: {error}")
@@ -22,9 +23,6 @@ except build.EmulatorUnavailable as error:
 _SILENCE = 3.5  # characters: the end of a frame on a Modbus line
 _TURNAROUND_NS = 5_000_000
 _PROMPT, _PROMPT_S = b">>> ", 10
-
-
-__all__ = ["EmulatedBoard", "PowerLost"]
 
 
 class _Wire:
@@ -80,6 +78,8 @@ class EmulatedBoard(Board):
         self.network_host = GATEWAY if self.radio else None
         self.wifi = ("bench", "") if self.radio else None
         self._before_s = 0.0
+        self._status: dict[str, Any] = {}
+        self._read_to: tuple[Chip | None, int] = None, 0
 
     def close(self) -> None:
         self.power_cut()
@@ -134,10 +134,10 @@ class EmulatedBoard(Board):
             self.flash, self.torn = self.chip.power_cut()
             self.chip = None
 
-    def power_fails_after(self, seconds: float) -> None:
-        """Let whatever waits for the board then raise PowerLost; `power_cut` follows."""
-        chip = self._powered()
-        chip.power_fails_at_s = chip.now_s + seconds
+    def foresee_cuts(self, mean_s: float, found: Callable[[Left], None]) -> None:
+        """From now until power is cut, tell `found` at random instants, `mean_s` apart, what
+        `flash` and `torn` would be if it were cut there. The board goes on."""
+        self._powered().foresee_cuts(mean_s, found)
 
     @property
     def now_s(self) -> float:
@@ -165,6 +165,14 @@ class EmulatedBoard(Board):
         if self.chip is None:
             return ""
         return self.chip.serial.received.decode(errors="replace").replace("\r\n", "\n")
+
+    @property
+    def status(self) -> dict[str, Any]:
+        # Asked for each millisecond that the chip runs, new each second
+        printed = len(self.chip.serial.received) if self.chip else 0
+        if (self.chip, printed) != self._read_to:
+            self._status, self._read_to = super().status, (self.chip, printed)
+        return self._status
 
     @property
     def permits(self) -> bool:

@@ -49,6 +49,12 @@ def _build(site: Path) -> None:
         setup.write_text(text.replace(_LIMITED_API, "USE_LIMITED_API = False and ("))
         native = source / "src" / "rp2040py" / "native"
         (native / "_chargekeep_loop.pyx").write_bytes(_LOOP.read_bytes())
+        # A call for each byte of code that is fetched: let the compiler inline them.
+        inline = (native / "_bit.pyx").read_text().replace("cpdef inline", "cdef inline")
+        (native / "_inline_bit.pxd").write_text(inline)
+        for name in ("_cortex_m0_core.pyx", "_rp2040.pyx"):
+            text = (native / name).read_text()
+            (native / name).write_text(text.replace("_bit cimport", "_inline_bit cimport"))
         _pip("install", "--no-deps", "--target", str(site), str(source))
     if not list(site.glob("rp2040py/native/_chargekeep_loop.*.so")):
         raise EmulatorUnavailable("rp2040py was installed without its compiled modules: no cc?")

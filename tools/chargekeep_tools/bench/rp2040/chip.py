@@ -23,8 +23,7 @@ from rp2040py.gpio_pin import GPIOPinState  # noqa: E402
 from rp2040py.memory_map import FLASH_START_ADDRESS  # noqa: E402
 from rp2040py.native import _chargekeep_loop as loop  # noqa: E402  # pyright: ignore
 
-from chargekeep_tools.bench.rp2040.filesystem import FLASH_BYTES  # noqa: E402
-from chargekeep_tools.bench.rp2040.flash import NorFlash, Operation  # noqa: E402
+from chargekeep_tools.bench.rp2040.flash import Left, NorFlash  # noqa: E402
 from chargekeep_tools.bench.rp2040.radio import Radio  # noqa: E402
 from chargekeep_tools.bench.rp2040.uart import Pl011  # noqa: E402
 from chargekeep_tools.bench.rp2040.usb import UsbSerial  # noqa: E402
@@ -33,10 +32,6 @@ _SLICE_NS = 1_000_000.0  # conditions are looked at this often
 _FOREVER = 1 << 62
 _RADIO_PINS = (23, 24, 25, 29)
 _PACE_S = 0.005
-
-
-class PowerLost(Exception):
-    """The instant of `power_fails_at_s` has come; the board is to be switched off."""
 
 
 class Chip:
@@ -60,6 +55,7 @@ class Chip:
             extras.append(lambda: radio)
         self._device = BaseDevice(board=BoardSpec(extras=tuple(extras), image=image))
         self._mcu: Any = self._device.mcu
+        self._mcu.sio = loop.Sio(self._mcu)
         self._clock: Any = self._mcu.clock
         self._radio = radio
         self._chance = random.Random(seed)
@@ -69,7 +65,6 @@ class Chip:
         self.flash = NorFlash.install(self._mcu, unique_id)
         self.uarts = Pl011.install(self._mcu)
         self.serial = UsbSerial(self._device.cdc, self.run)
-        self.power_fails_at_s: float | None = None  # when `run` raises PowerLost
         self.restarts = 0  # by the watchdog or machine.reset()
         self._restart = self._mcu.watchdog.on_watchdog_trigger
         self._mcu.watchdog.on_watchdog_trigger = self._restarted
@@ -115,26 +110,15 @@ class Chip:
         """Drive an input."""
         self._mcu.gpio[index].set_input_value(level)
 
-    def run(
-        self, seconds: float, until: Callable[[], bool] = lambda: False, wall_s: float = 300
-    ) -> bool:
-        """Run `seconds` of the chip's time, or until `until()`; whether it came true.
-
-        Raises TimeoutError after `wall_s` seconds of ours, PowerLost.
-        """
+    def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
+        """Run `seconds` of the chip's time, or until `until()`; whether it came true."""
         end = self._clock.nanos + seconds * 1e9
-        fails = float("inf") if self.power_fails_at_s is None else self.power_fails_at_s * 1e9
-        limit = time.monotonic() + wall_s
         while not until():
             now, wall = self._clock.nanos, time.monotonic()
             if now >= end:
                 return False
-            if now >= fails:
-                raise PowerLost
-            if wall > limit:
-                raise TimeoutError(f"{wall_s} s passed, {self.now_s:.3f} s of the board's")
             self.serial.pump()
-            loop.run(self._mcu, min(now + _SLICE_NS, end, fails), _FOREVER)
+            loop.run(self._mcu, min(now + _SLICE_NS, end), _FOREVER)
             if self._radio:
                 self._pace((self._clock.nanos - now) / 1e9 - (time.monotonic() - wall))
         return True
@@ -157,12 +141,24 @@ class Chip:
             raise TimeoutError(f"no USB after {seconds} s: is it an image for this board?")
         return self.now_s
 
-    def power_cut(self) -> tuple[bytes, Operation | None]:
-        """Power is gone: what the flash holds, and the operation that was cut, if any."""
-        torn = self.flash.power_cut(self._chance)
-        content = bytes(self._mcu.flash[:FLASH_BYTES])
+    def foresee_cuts(self, mean_s: float, found: Callable[[Left], None]) -> None:
+        """Tell `found` at random instants, `mean_s` apart, what a power cut would leave."""
+
+        def schedule() -> None:
+            alarm.schedule(self._chance.expovariate(1 / mean_s) * 1e9)
+
+        def cut() -> None:
+            found(self.flash.after_a_cut(self._chance))
+            schedule()
+
+        alarm = self.alarm(cut)
+        schedule()
+
+    def power_cut(self) -> Left:
+        """Power is gone."""
+        left = self.flash.after_a_cut(self._chance)
         self._close()
-        return content, torn
+        return left
 
     def _close(self) -> None:
         for task in asyncio.all_tasks(self._loop):

@@ -8,6 +8,8 @@ from typing import Any
 
 from rp2040py.peripherals import ssi
 
+from chargekeep_tools.bench.rp2040.filesystem import FLASH_BYTES
+
 # Winbond W25Q16JV, section 9.6, typical times in ns
 SECTOR_ERASE_NS = 45_000_000
 BLOCK_ERASE_NS = 150_000_000
@@ -28,6 +30,10 @@ class Operation:
     after: bytes
     start: float
     end: float
+
+
+Left = tuple[bytes, Operation | None]
+"""What a power cut leaves: all that the flash holds; the operation left half done, or None."""
 
 
 class NorFlash(ssi.RPSSI):
@@ -102,16 +108,16 @@ class NorFlash(ssi.RPSSI):
         if self.on_operation:
             self.on_operation(self.operation)
 
-    def power_cut(self, chance: random.Random) -> Operation | None:
-        """Leave the operation under way half done, bit by bit; return it, or None."""
-        if not self.busy_ns or not self.operation:
-            return None
-        cut = self.operation
+    def after_a_cut(self, chance: random.Random) -> Left:
+        """What a power cut now would leave: the operation under way is half done, bit by bit."""
+        content, cut = bytearray(self.rp2040.flash[:FLASH_BYTES]), self.operation
+        if not self.busy_ns or not cut:
+            return bytes(content), None
         done = 1 - self.busy_ns / (cut.end - cut.start)
         torn = bytearray(cut.before)
         for i, (before, after) in enumerate(zip(cut.before, cut.after)):
             for bit in range(8):
                 if (before ^ after) >> bit & 1 and chance.random() < done:
                     torn[i] ^= 1 << bit
-        self.rp2040.flash[cut.address : cut.address + len(torn)] = bytes(torn)
-        return cut
+        content[cut.address : cut.address + len(torn)] = torn
+        return bytes(content), cut
