@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from mptest import at_last
 from nor_sim import NorSim
 
 from chargekeep.ledger.ring import Ledger
-from chargekeep.sync.outbox import short
 from chargekeep_tools import keys, objects, wire
 from chargekeep_tools.home import Home
 from chargekeep_tools.reconcile.verify import Station
@@ -110,7 +110,7 @@ class Charger:
         """Signed batches of everything after slot `after` [what is acknowledged]."""
         found = []
         after = self.ledger.acknowledged if after is None else after
-        while (batch := self.ledger.batch(after, max_bytes, short)) is not None:
+        while (batch := at_last(self.ledger.batch(after, max_bytes, True))) is not None:
             first, last, link, runs = batch
             body = {
                 2: SITE,

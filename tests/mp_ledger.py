@@ -3,9 +3,9 @@
 
 import os
 
-from mptest import raises
+from mptest import at_last, raises
 from nor import NorFile
-from nor_sim import fresh
+from nor_sim import fresh, mounted
 
 from chargekeep import errors
 from chargekeep.errors import ChargekeepError
@@ -102,7 +102,7 @@ def test_batches_and_acknowledgement():
             ledger.append_many([(5, [i, 0]), (3, [i, b"y" * 60])])
             if i % 12 == 11:
                 while True:
-                    batch = ledger.batch(ledger.acknowledged, 1000)
+                    batch = at_last(ledger.batch(ledger.acknowledged, 1000))
                     if batch is None:
                         break
                     first, last, before, runs = batch
@@ -124,17 +124,21 @@ def test_batches_and_acknowledgement():
 
 
 def test_notes_of_acknowledgements_are_no_backlog():
-    ledger = fresh(8)[2]
+    device, store, ledger = fresh(8)
     for i in range(250):
         ledger.append(record.METER_VALUE, [i])
     seq, link = ledger.head
     after = 0
     while after < 180:
-        _, after, _, runs = ledger.batch(after, 3000)
+        _, after, _, runs = at_last(ledger.batch(after, 3000))
         ledger.acknowledge(ledger.log_id, after, runs[-1][3])
         assert ledger.backlog == seq - after
     ledger.acknowledge(ledger.log_id, seq, link)
     assert ledger.head[0] > seq + 1 and ledger.backlog == 0
+    for _ in range(2):  # nor are they after a restart, and another
+        ledger = mounted(device, store)
+        assert (ledger.acknowledged, ledger.backlog) == (seq, 0)
+        assert at_last(ledger.batch(seq, 3000)) is None
     ledger.append(record.METER_VALUE, [0])
     assert ledger.backlog == ledger.head[0] - seq
 
@@ -186,12 +190,12 @@ def test_the_tail_is_withheld_until_it_is_settled():
         ledger.append(record.METER_VALUE, [1])
         last = ledger.append_many([(record.METER_VALUE, [2]), (record.METER_VALUE, [3])])
         ledger = file.mount()
-        (run,) = ledger.batch(0, 4000)[3]
+        (run,) = at_last(ledger.batch(0, 4000))[3]
         assert len(run[2]) == 64
-        assert ledger.batch(1, 4000) is None
+        assert at_last(ledger.batch(1, 4000)) is None
         raises(ChargekeepError, ledger.acknowledge, LOG, *ledger.head)
         ledger.append(record.BOOT, [0, "1"])
-        assert sum([len(run[2]) for run in ledger.batch(1, 4000)[3]]) == 3 * 64
+        assert sum([len(run[2]) for run in at_last(ledger.batch(1, 4000))[3]]) == 3 * 64
         ledger.acknowledge(LOG, *ledger.head)
         assert last == 3
 

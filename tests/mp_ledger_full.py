@@ -6,7 +6,7 @@
 
 import sys
 
-from mptest import raises
+from mptest import at_last, raises
 from nor_sim import LOG, fresh, mounted
 
 from chargekeep import errors
@@ -66,7 +66,7 @@ def test_thinning_keeps_every_start_and_end():
     # The host comes back: what is there is consistent, and everything is free again.
     after, link = ledger.acknowledged, None
     while True:
-        batch = ledger.batch(after, 2000)
+        batch = at_last(ledger.batch(after, 2000))
         if not batch:
             break
         first, last, before_link, runs = batch
@@ -80,6 +80,32 @@ def test_thinning_keeps_every_start_and_end():
     assert ledger.free_slots > 10 * 60
     transaction(ledger, tx + 2, 3, 0)
     assert mounted(device, store).head == ledger.head
+
+
+def test_a_batch_is_made_in_steps():
+    # What happens to the ring between two of them does not change it, but for what is gone.
+    device, store, ledger = fresh(12)
+    for i in range(200):
+        ledger.append(record.METER_VALUE, [i])
+    expected = at_last(ledger.batch(30, 7000))
+    steps = ledger.batch(30, 7000)
+    count = 0
+    while not next(steps):
+        ledger.append_many([(record.METER_VALUE, [i]) for i in range(9)])
+        ledger.maintain()
+        for _ in ledger.records(count):
+            pass
+        count += 1
+    assert count > 8, count
+    assert at_last(ledger.batch(30, 7000))[:2] == expected[:2]
+    steps = ledger.batch(0, 70_000)
+    for _ in range(9):
+        next(steps)
+    for i in range(400):  # thinning takes apart what is being read
+        ledger.append(record.METER_VALUE, [i])
+    first, last, _, runs = at_last(steps)
+    assert (first, last) == (1, sum([len(run[2]) for run in runs]) // 64)
+    assert last < 200 and not ledger.damage, last
 
 
 def test_counters_outlive_thinning():

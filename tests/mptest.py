@@ -33,3 +33,11 @@ def raises(error, function, *args, code=None):
             assert e.code == code, "code %r, expected %r" % (e.code, code)
         return e
     raise AssertionError("did not raise %s" % error.__name__)
+
+
+def at_last(steps):
+    """What a generator yields at last; None where it yields nothing."""
+    found = None
+    for step in steps:
+        found = step
+    return found

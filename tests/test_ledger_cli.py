@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from mptest import at_last
 from nor_sim import Clock, MemoryStore, NorSim
 from typer.testing import CliRunner
 
@@ -49,7 +50,7 @@ def image(ledger, tmp_path):
 @pytest.fixture
 def uploads(ledger, tmp_path):
     after, data = 0, []
-    while batch := ledger.batch(after, 1000):
+    while batch := at_last(ledger.batch(after, 1000)):
         first, after, link, runs = batch
         body = {2: "site", 3: "s1", 10: LOG, 11: first, 12: link}
         body[13] = [[a, b, bytes(c)] for a, b, c, _ in runs]

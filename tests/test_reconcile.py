@@ -2,9 +2,9 @@
 
 import pytest
 from charger import NOW, SITE, Charger
+from mptest import at_last
 from reconcile_host import Host
 
-from chargekeep.sync.outbox import short
 from chargekeep_tools import keys, wire
 from chargekeep_tools.log import slots
 from chargekeep_tools.log.records import verify_batch
@@ -117,7 +117,7 @@ def test_short_form_expands_to_the_bytes_in_flash(host):
     sent = charger.batches(max_bytes=700)
     for data in sent:
         full = expand(wire.peek_batch(data), charger.station)
-        _, _, _, runs = charger.ledger.batch(follows, 10_000)
+        _, _, _, runs = at_last(charger.ledger.batch(follows, 10_000))
         stored = b"".join(data for _, _, data, _ in runs)
         assert stored.startswith(b"".join(data for _, _, data in full[13]))
         checked = verify_batch(
@@ -133,7 +133,7 @@ def test_slot_after_a_lost_one_is_taken_with_its_own_link(host):
     for i in range(10):
         charger.ledger.append(5, [i, 0])
     body = wire.peek_batch(charger.batches(after=4)[0])
-    first, _, _, (lost,) = charger.ledger.batch(4, 1, short)
+    first, _, _, (lost,) = at_last(charger.ledger.batch(4, 1, True))
     sector, index, data, link = body[13][0]
     rest = [sector, index + 1, data[len(lost[2]) :], link]
     body[12], body[14], body[13] = bytes(8), 0, [[*lost[:2], bytes(lost[2]), lost[3]], rest]

@@ -58,6 +58,7 @@ def _survey(ledger):
     unknown = []
     data = bytearray(header.PREFIX)
     ledger.log_id = None
+    ledger._seeded = 0
     for block in range(ledger.sectors):
         ledger.device.readblocks(block, data, 0)
         found = header.prefix(data)
@@ -135,10 +136,12 @@ def _replay_once(ledger, patient):
             frozen = min(frozen, ledger._at[i])
     for i in range(count):
         at = ledger._at[i]
+        seq = ledger._of[i]
         if at in counters:
             index, value = counters[at]
             here.counters[index] = max(here.counters[index], value)
-        seq = ledger._of[i]
+            if index == ACKNOWLEDGED:
+                ledger._noted(seq)
         pinned = seq >= operation or i == count - 1
         if (
             pinned or at >= frozen or seq < here.first

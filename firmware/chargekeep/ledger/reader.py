@@ -1,8 +1,9 @@
 # Reads the ring: which sectors are ours and in what order, which slots of a sector count, records
 # and batches. Writes nothing. What was torn, superseded or damaged is never returned; a single
-# flipped bit is put right and counted. Costs 12 bytes of heap a sector and about 1 kB.
+# flipped bit is put right and counted. Costs 12 bytes of heap a sector and about 1.5 kB.
 
 from array import array
+from binascii import crc32
 
 from micropython import const
 
@@ -15,8 +16,11 @@ ACKNOWLEDGED = const(11)  # the counter that holds the host's cursor
 SLOTS = const(60)  # of a sector, after its header
 MAX_SECTORS = const(256)
 _HEADER = const(256)
+_PAGE = const(256)
+_PAGE_SLOTS = const(4)
 _DAMAGE = const(64)
 _READS = const(16)
+_STEP = const(16)  # slots, of a step
 _RUN_OVERHEAD = const(21)  # bytes of CBOR around the slots of a run
 
 
@@ -41,6 +45,9 @@ class Reader:
         self._durable = 0  # seq of the last slot that the host has, as flash says
         self._settled = 0  # what cannot be undone by a power cut any more
         self._slot = bytearray(SLOT)
+        self._check = bytearray(_PAGE)
+        self._kept = {}
+        self._seeded = self._start = 0  # sector seq, and what its checksums start from
         # What `_scan` finds
         self._at = bytearray(SLOTS)  # index of each slot that counts
         self._of = array("I", bytes(4 * SLOTS))  # its seq
@@ -50,16 +57,32 @@ class Reader:
         self._frozen = SLOTS  # where it begins: from there on only `_held` counts
         self._held = {}  # its slots by 64 x block + index, as the mount read them
 
-    def _load(self, block, index, seed):
+    def _views(self, page, start, end):
+        # Slots `start` to `end` of `_check` or `_page`; kept, so that less is allocated.
+        key = (start << 3 | end) << 1 | (page is self._check)
+        view = self._kept.get(key)
+        if view is None:
+            view = self._kept[key] = memoryview(page)[start * SLOT : end * SLOT]
+        return view
+
+    def _seed_of(self, sector):
+        # What the checksums in a sector start from
+        if sector != self._seeded:
+            self._seeded = sector
+            self._start = record.slot_seed(self.log_id, sector)
+        return self._start
+
+    def _load(self, block, index):
         if self._held and block * 64 + index in self._held:
             self._slot[:] = self._held[block * 64 + index]
             return GOOD
         if self._doubt and block == self._head and index >= self._frozen:
             return BAD  # it did not count when the ring was mounted
+        sector = self._seq[block]
         self.device.readblocks(block, self._slot, _HEADER + SLOT * index)
-        kind = record.check(self._slot, seed ^ index)
+        kind = record.check(self._slot, self._seed_of(sector) ^ index)
         if kind == FIXED or kind == BAD:
-            place = self._seq[block] * 64 + index
+            place = sector * 64 + index
             if place not in self.damage and len(self.damage) < _DAMAGE:
                 self.damage[place] = kind == FIXED
         return kind
@@ -75,7 +98,6 @@ class Reader:
         by slot index.
         """
         first = self._first[block]
-        seed = record.slot_seed(self.log_id, self._seq[block])
         of, at = self._of, self._at
         held = self._held
         base = block * 64
@@ -86,8 +108,24 @@ class Reader:
         again = -1  # its seq, where it was a repeated one
         self._used = 0
         self._operation = first
+        seed = self._seed_of(self._seq[block])
+        plain = not held and not self._doubt
+        slots = [self._views(self._check, i, i + 1) for i in range(_PAGE_SLOTS)]
         for index in range(SLOTS):
-            kind = self._load(block, index, seed)
+            if not index % _PAGE_SLOTS:
+                self.device.readblocks(block, self._check, _HEADER + SLOT * index)
+            slot = slots[index % _PAGE_SLOTS]
+            if plain and slot == record.ERASED:
+                kind = BLANK
+            elif (
+                plain
+                and record.LAST < slot[3] & 0xBF <= record.LAST + record.PAYLOAD
+                and crc32(slot, seed ^ index) == record.RESIDUE
+            ):
+                kind = GOOD  # nearly all are
+            else:
+                kind = self._load(block, index)
+                slot = self._slot
             if kind == BLANK:
                 good = False
                 continue
@@ -97,7 +135,6 @@ class Reader:
                     torn = whole
                 good = False
                 continue
-            slot = self._slot
             low = slot[0] | slot[1] << 8
             seq = first + (((low - first) + 0x8000) & 0xFFFF) - 0x8000
             if not slot[2] & record.JOINED:
@@ -139,8 +176,11 @@ class Reader:
         self._torn = whole if torn < 0 else min(whole, torn)
         return count
 
-    def _after(self, sector):
-        """The block of the lowest sector seq above `sector`, or -1."""
+    def _after(self, sector, block=-1):
+        """The block of the lowest sector seq above `sector`, or -1. `block`: where that is."""
+        best = (block + 1) % self.sectors
+        if self._seq[best] == sector + 1:
+            return best  # nearly always
         best = -1
         for block in range(self.sectors):
             if self._seq[block] > sector and (best < 0 or self._seq[block] < self._seq[best]):
@@ -149,7 +189,7 @@ class Reader:
 
     def _end(self, block):
         """The seq after the last record of `block`: the next sector begins with it."""
-        following = self._after(self._seq[block])
+        following = self._after(self._seq[block], block)
         return self._next if following < 0 else self._first[following]
 
     def _holding(self, seq):
@@ -161,45 +201,57 @@ class Reader:
                     best = block
         return self._after(0) if best < 0 else best
 
-    def _slots(self, after):
-        """Yield `(block, index, seq, start)` of each slot that counts with a seq above `after`.
+    def _slots(self, after, steps=False):
+        """Yield `[block, index, seq, start]` of each slot that counts with a seq above `after`.
 
         `start` is true where the slot does not follow on from the one before (the first, or after
-        damage). Appending between two steps is fine.
+        damage). The list is the same each time. Appending between two steps is fine. `steps`:
+        yield [] as well, every 20 ms on an RP2040.
         """
-        last = None
+        found = [0, 0, 0, True]
+        last = -1
         block = self._holding(after + 1)
         while block >= 0:
             sector = self._seq[block]
+            if steps:
+                yield []
+                if self._seq[block] != sector:  # erased meanwhile
+                    block = self._after(sector)
+                    continue
             end = self._end(block)
             count = self._scan(block)
             at = bytes(memoryview(self._at)[:count])
             of = self._of[:count]
-            following = self._after(sector)
+            following = self._after(sector, block)
             if following >= 0:
                 end = self._repeated_from(following, end)
             if end - 1 <= self._durable and not self._complete(block, count, end):
                 count = 0  # free, and an erase of it was cut: parts would tell half a story
             for i in range(count):
                 seq = of[i]
-                if seq <= after or seq >= end or (last is not None and seq <= last):
+                if seq <= after or seq >= end or seq <= last:
                     continue
+                if steps and not i % _STEP:
+                    yield []
                 if self._seq[block] != sector:
                     break  # erased meanwhile
-                yield block, at[i], seq, last is None or seq != last + 1
+                found[0] = block
+                found[1] = at[i]
+                found[2] = seq
+                found[3] = seq != last + 1
+                yield found
                 last = seq
-            block = self._after(sector)
+            block = self._after(sector, block)
 
     def _repeated_from(self, block, first):
         # The seq from which `block`, whose first new one is `first`, repeats the sector before:
         # those are the slots to read, the ones before may fade.
-        seed = record.slot_seed(self.log_id, self._seq[block])
         sure = self._held if self._doubt and block == self._head else None
         seen = set()
         for index in range(SLOTS):
             if sure is not None and block * 64 + index not in sure:
                 continue
-            kind = self._load(block, index, seed)
+            kind = self._load(block, index)
             if kind != BAD and kind != BLANK:
                 back = (first - (self._slot[0] | self._slot[1] << 8)) & 0xFFFF
                 if self._slot[2] & record.REPEATED and 0 < back < SLOTS:
@@ -223,9 +275,8 @@ class Reader:
 
         `seq`: where the slot is a copy that fades, take another one of the same seq.
         """
-        seed = record.slot_seed(self.log_id, self._seq[block])
         for _ in range(_READS if seq else 1):
-            if self._load(block, index, seed) not in (BAD, BLANK):
+            if self._load(block, index) not in (BAD, BLANK):
                 return self._slot
             for i in range(self._scan(block) if seq else 0):
                 if self._of[i] == seq:
@@ -264,35 +315,48 @@ class Reader:
             slot = self._fetch(block, index - 1)
             if slot and slot[0] | slot[1] << 8 == (seq - 1) & 0xFFFF:
                 return bytes(slot[record.LINK_AT : record.CRC_AT])  # it counts, as ours does
+        if seq == self._first[block]:
+            self.device.readblocks(block, self._check, 0)
+            found = header.Header.unpack(self._check)
+            if found and found.first == seq:
+                return found.link
         for other, at, found, _ in self._slots(seq - 2):
             slot = self._fetch(other, at)
             if slot and found == seq - 1:
                 return bytes(slot[record.LINK_AT : record.CRC_AT])
             break
-        page = bytearray(header.SIZE)
-        self.device.readblocks(block, page, 0)
-        found = header.Header.unpack(page)
-        return found.link if found and found.first == seq else bytes(record.LINK)
+        return bytes(record.LINK)
 
-    def batch(self, after_seq, max_bytes, cut=bytes):
-        """The next records for the host after slot `after_seq`.
+    def batch(self, after_seq, max_bytes, short=False):
+        """The next records for the host after slot `after_seq`: a generator that yields None while
+        it works, each step at most 30 ms on an RP2040, and at last, where there are any,
 
         `(first seq, last seq, link of the slot before, runs)` of whole records whose slots follow
         on without a gap; a run is `[sector seq, first slot index, slots, link of the last]`, its
-        slots what `cut(slot)` keeps of each. At most `max_bytes` (at least one record); None where
-        nothing more is to be sent. The last record before a power cut is withheld until the next
-        append has settled it. Where the slot before is lost, the first run holds one slot.
+        slots whole or, `short`, what the host cannot work out of each: type, length and payload
+        (FORMATS.md section 5). At most `max_bytes` (at least one record). The last record before
+        a power cut is withheld until the next append has settled it. Where the slot before is
+        lost, the first run holds one slot. Appending between two steps is fine.
         """
-        if after_seq >= self._settled:
-            return None
+        settled = self._settled
+        if after_seq >= settled:
+            return
+        slots = memoryview(bytearray(max(max_bytes, record.MAX_SLOTS * SLOT)))
         runs = []
-        size = first = last = place = 0
+        used = first = place = 0
         before = None
+        last = end = count = 0  # seq, bytes, runs and link at the end of the last whole record
+        its_link = None
+        pending = 0  # slots since then
         news = False
-        pending = []  # slots of the record being read
-        for block, index, seq, gap in self._slots(after_seq):
-            if seq > self._settled or (gap and first):
+        for found in self._slots(after_seq, True):
+            if not found:
+                yield
+                continue
+            block, index, seq, gap = found
+            if seq > settled or (gap and first):
                 break
+            sector = self._seq[block]
             slot = self._fetch(block, index, seq)
             if not first:
                 if not slot or not slot[3] & record.FIRST:
@@ -300,28 +364,38 @@ class Reader:
                 slot = bytes(slot)
                 first = seq
                 before = self._link_before(block, index, seq)
+                yield
             elif not slot:
                 break
-            link = bytes(slot[record.LINK_AT : record.CRC_AT])
-            pending.append((self._seq[block], index, cut(slot), link))
-            size += len(pending[-1][2]) + _RUN_OVERHEAD
+            part = view = memoryview(slot)
+            if short:
+                part = view[2 : 4 + (slot[3] & record.LENGTH)]
+            start, used = used, used + len(part)
+            if used > len(slots):
+                break
+            slots[start:used] = part
+            alone = len(runs) == 1 and not any(before)
+            if not runs or sector != runs[-1][0] or index != place or alone:
+                runs.append([sector, index, start, None])
+            link = runs[-1][3] = bytes(view[record.LINK_AT : record.CRC_AT])
+            place = index + 1
+            pending += 1
             if not slot[3] & record.LAST:
                 continue
-            if runs and size > max_bytes:
+            if last and used + _RUN_OVERHEAD * (count + pending) > max_bytes:
                 break
             news = news or not _silent(slot)
-            for sector, at, kept, link in pending:
-                alone = len(runs) == 1 and not any(before)
-                if runs and sector == runs[-1][0] and at == place and not alone:
-                    runs[-1][2].extend(kept)
-                    runs[-1][3] = link
-                    size -= _RUN_OVERHEAD
-                else:
-                    runs.append([sector, at, bytearray(kept), link])
-                place = at + 1
-            pending = []
             last = seq
-        return (first, last, before, runs) if news else None
+            end = used
+            count = len(runs)
+            its_link = link
+            pending = 0
+        if news:
+            del runs[count:]
+            runs[-1][3] = its_link
+            for run in reversed(runs):
+                run[2], end = slots[run[2] : end], run[2]
+            yield first, last, before, runs
 
 
 def _silent(slot):

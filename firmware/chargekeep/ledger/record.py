@@ -42,7 +42,8 @@ THINNED = const(13)
 COUNTER = const(14)
 
 _POLYNOMIAL = const(0xEDB88320)  # CRC-32 of IEEE 802.3, reflected
-_BLANK = b"\xff" * SLOT
+ERASED = b"\xff" * SLOT
+RESIDUE = const(0x2144DF1C)  # CRC-32 of whatever is followed by its CRC-32
 
 BAD = const(0)
 GOOD = const(1)
@@ -57,12 +58,11 @@ def slot_seed(log_id, sector_seq):
 
 def check(slot, seed):
     """GOOD, BLANK, FIXED (one bit of the 64-byte bytearray `slot` was wrong) or BAD."""
-    if slot == _BLANK:
+    if slot == ERASED:
         return BLANK
-    view = memoryview(slot)
-    crc = crc32(view[:CRC_AT], seed)
-    if crc == struct.unpack_from("<I", slot, CRC_AT)[0]:
+    if crc32(slot, seed) == RESIDUE:
         return GOOD if _plausible(slot) else BAD
+    crc = crc32(memoryview(slot)[:CRC_AT], seed)
     return FIXED if correct(slot, CRC_AT, crc) and _plausible(slot) else BAD
 
 

@@ -1,7 +1,6 @@
 # Finds sectors again whose header is damaged by more than one bit: their slots still tell which
 # sector they belong to. Loaded only when a scan met something that is neither blank nor ours.
 
-import struct
 from binascii import crc32
 
 from micropython import const
@@ -18,8 +17,7 @@ def alive(ledger, block, seq):
     seed = record.slot_seed(ledger.log_id, seq)
     for index in range(SLOTS):
         ledger.device.readblocks(block, ledger._slot, header.SIZE + record.SLOT * index)
-        crc = crc32(memoryview(ledger._slot)[: record.CRC_AT], seed ^ index)
-        if crc == struct.unpack_from("<I", ledger._slot, record.CRC_AT)[0]:
+        if crc32(ledger._slot, seed ^ index) == record.RESIDUE:
             return True
     return False
 

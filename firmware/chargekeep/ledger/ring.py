@@ -50,13 +50,11 @@ class Ledger(State):
         super().__init__(device, key, store)
         self._timebase = timebase
         self._program_size = getattr(device, "program_size", 16)
-        self._check = bytearray(_PAGE)
         self._record = bytearray()  # the one being appended, so that appending allocates less
         view = memoryview(self._work)
         self._linked = view[: SLOT_AT + BODY]  # what a link hashes
         self._summed = view[SLOT_AT : SLOT_AT + record.CRC_AT]
         self._whole = view[SLOT_AT:]
-        self._kept = {}
         self._boot = None  # body of the boot record that is due
         self._dirty = 0  # slots of `_page` that are not in flash yet
         self._ready = -1  # block that was erased in this power cycle and is not used yet
@@ -288,14 +286,6 @@ class Ledger(State):
         if slot == _PAGE_SLOTS - 1:
             self._flush()
 
-    def _views(self, page, start, end):
-        # Slots `start` to `end` of `_page` or `_check`; kept, so that appending allocates less.
-        key = (start << 3 | end) << 1 | (page is self._check)
-        view = self._kept.get(key)
-        if view is None:
-            view = self._kept[key] = memoryview(page)[start * SLOT : end * SLOT]
-        return view
-
     def _repeat_pin(self):
         # The last operation before the power cut may have left bits that fade. Its slots come
         # once more, with the same seqs and links, so that what counts now counts for ever.
@@ -484,9 +474,7 @@ class Ledger(State):
     def _keep_acknowledgement(self, seq):
         try:
             self._store([(record.COUNTER, self._encode([ACKNOWLEDGED, seq]))], 0)
-            if self._note != self._next - 2:
-                self._news = self._next - 2
-            self._note = self._next - 1
+            self._noted(self._next - 1)
         except ChargekeepError as e:
             if e.code != errors.LEDGER_FULL:
                 raise

@@ -39,6 +39,12 @@ class State(Reader):
 
         self._seal, self._header = mount(self, read_only)
 
+    def _noted(self, seq):
+        # Slot `seq` notes an acknowledgement.
+        if self._note != seq - 1:
+            self._news = seq - 1
+        self._note = seq
+
     @property
     def head(self):
         """`(seq, link)` of the last slot; seq 0 where there is none."""

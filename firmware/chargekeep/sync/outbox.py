@@ -21,15 +21,14 @@ _SEQ = const(11)
 _LINK = const(12)
 _RUNS = const(13)
 _FOLLOWS = const(14)
-_LENGTH = const(63)  # of byte 3 of a slot, FORMATS.md section 4
 _ACK_TIMEOUTS = const(8)  # the wait for an acknowledgement doubles up to this factor
 
 
 class Outbox:
     """Keeps the host's copy of the ledger up to date while the client has a connection.
 
-    ledger: has `log_id`, `acknowledged`, `batch(after_seq, max_bytes, cut)` and
-        `acknowledge(log_id, seq, link)`.
+    ledger: has `log_id`, `acknowledged`, `batch(after_seq, max_bytes, short)` and
+        `acknowledge(log_id, seq, link)` of ledger/reader.py and ring.py.
     sign: `await sign(message) -> 64 bytes` of the station's key, whose id is `kid`.
     open_ack: `await open_ack(data) -> (log id, seq, link)` of a verified acknowledgement for
         this station, or raises.
@@ -166,7 +165,10 @@ class Outbox:
         self._sent = self.ledger.acknowledged
 
     async def _send(self):
-        batch = self.ledger.batch(self._sent, self.max_bytes, short)
+        batch = None
+        for found in self.ledger.batch(self._sent, self.max_bytes, True):
+            batch = found
+            await asyncio.sleep(0)
         if batch is None:
             return False
         first, last, link, runs = batch
@@ -191,8 +193,3 @@ class Outbox:
         await self.client.publish(self.log_topic, head, wait=False, more=body)
         self.batches += 1
         return True
-
-
-def short(slot):
-    """What the host cannot work out: record type, length, payload (FORMATS.md section 5)."""
-    return slot[2 : 4 + (slot[3] & _LENGTH)]
