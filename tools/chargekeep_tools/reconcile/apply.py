@@ -5,6 +5,7 @@ record that completes it. A bill is never edited.
 """
 
 import re
+from bisect import insort
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,16 +17,22 @@ from chargekeep_tools import wire
 from chargekeep_tools.reconcile import bill, policy
 from chargekeep_tools.reconcile.attest import differences
 from chargekeep_tools.reconcile.books import Books
-from chargekeep_tools.reconcile.database import insert
+from chargekeep_tools.reconcile.rows import Rows
 from chargekeep_tools.reconcile.schema import (
     adjustments,
     bills,
     exceptions,
     records,
-    tariffs,
     transactions,
 )
-from chargekeep_tools.reconcile.store import Log, link_at, raise_exception, stored
+from chargekeep_tools.reconcile.store import (
+    Log,
+    close_agreed,
+    close_billed,
+    link_at,
+    raise_exception,
+    stored,
+)
 from chargekeep_tools.reconcile.verify import (
     Record,
     Station,
@@ -35,14 +42,10 @@ from chargekeep_tools.reconcile.verify import (
 )
 
 TX_STARTED, TX_UPDATED, TX_ENDED, CLOCK_SET, METER_SEGMENT = 2, 3, 4, 7, 11
-HEAD, EVIDENCE = 12, 15
+HEAD, THINNED, EVIDENCE = 12, 13, 15
 _INTERPRETED = (TX_STARTED, TX_UPDATED, TX_ENDED, CLOCK_SET, METER_SEGMENT, HEAD, EVIDENCE)
 _NEWEST_TYPE = 15
 _STAMP = 4  # elements of a payload before its body: time, quality, boot id, uptime
-_RECORD = ("log", "seq", "type", "time", "quality", "boot", "uptime", "payload")
-_CHANGE = transactions.update().where(
-    transactions.c.log == sa.bindparam("its_log"), transactions.c.tx == sa.bindparam("its_tx")
-)
 _ALL = 1 << 62  # above every id
 _PLAIN = frozenset((int, bytes, str, bool, type(None)))
 _WIDE = re.compile(rb"[\x1b\x3b\xc2\xc3]")  # where integers of 64 bits and more begin
@@ -57,41 +60,16 @@ class Knows:
     clock: Callable[[], float]
 
 
-class Rows:
-    """What a commit will write, in bulk."""
-
-    def __init__(self, connection: sa.Connection) -> None:
-        self.connection = connection
-        self.records: list[tuple] = []
-        self.transactions: dict[tuple[int, int], dict[str, Any]] = {}
-        self.bills: dict[tuple[int, int], dict[str, Any]] = {}
-        self.tariffs: dict[tuple[str, int], dict[int, bill.Tariff]] = {}  # read, by version
-
-    def write(self) -> None:
-        insert(self.connection, records, _RECORD, self.records)
-        new, old = [], []
-        for _, row in sorted(self.transactions.items()):
-            (new if row.pop("is_new", False) else old).append(row)
-        if new:
-            self.connection.execute(transactions.insert(), new)
-        if old:
-            keyed = [row | {"its_log": row["log"], "its_tx": row["tx"]} for row in old]
-            self.connection.execute(_CHANGE, keyed)
-        if self.bills:
-            made = [row for _, row in sorted(self.bills.items())]
-            self.connection.execute(bills.insert(), made)
-        self.records, self.transactions, self.bills = [], {}, {}
-
-
 class Pass:
     """The next batches of one log."""
 
-    def __init__(self, knows: Knows, rows: Rows, log: Log) -> None:
+    def __init__(self, knows: Knows, rows: Rows, log: Log, unsettled: bool = False) -> None:
         self.knows = knows
         self.rows = rows
         self.connection = rows.connection
         self.log = log
         self.done = log.head_seq
+        self.unsettled = unsettled  # records that thinning moved came, and more may follow
         self._known: dict[int, dict[str, Any]] = {}  # transactions by id
         self._from: int | None = None  # the id from which all are known
         self._batch: tuple[bytes, int, int] = (b"", 0, -1)  # data, first and last slot
@@ -108,6 +86,8 @@ class Pass:
             known = self._stored([r.seq for r in new if r.moved])
             for record in new:
                 if record.seq not in known:
+                    if self.unsettled and not record.moved and record.type != THINNED:
+                        self._settle()
                     self._apply(record)
                     known.add(record.seq)
                     count += 1
@@ -153,7 +133,9 @@ class Pass:
         if kind in (TX_STARTED, TX_UPDATED, TX_ENDED):
             self._transaction(record, stamp, body)
         elif kind == METER_SEGMENT:
-            self._read_segments().append((seq, int(body[0]), int(body[1])))
+            insort(self._read_segments(), (seq, int(body[0]), int(body[1])))
+            if record.moved:
+                self._late_segment(record)
         elif kind == CLOCK_SET:
             self._read_clock_sets().append(seq)
         elif kind == HEAD:
@@ -226,10 +208,11 @@ class Pass:
             )
         self._keep(row)
         if _complete(row):
-            self._bill(row, record)
-            if row["evidence_seq"] is not None:  # thinning moved what it is about
-                payload = self._payload_of(row["evidence_seq"])
-                self._attest(row, wire.loads(payload)[_STAMP + 1])
+            if record.moved and self._made(row) is None:
+                self.unsettled = True
+            else:
+                self._bill(row, record)
+                self._attest(row, self._energy(row)[0])
 
     def _keep(self, row: dict[str, Any]) -> None:
         self.rows.transactions[self.log.id, row["tx"]] = row
@@ -273,45 +256,93 @@ class Pass:
         row = self._row(tx)
         row["evidence_seq"] = record.seq
         self._keep(row)
-        self._attest(row, sealed)
+        held = not _complete(row) or (self.unsettled and self._made(row) is None)
+        self._attest(row, None if held else self._energy(row)[0], sealed)
 
-    def _attest(self, row: dict[str, Any], sealed: bytes) -> None:
+    def _attest(self, row: dict[str, Any], energy_wh: int | None, sealed: bytes = b"") -> None:
         """What the station signed about a transaction must be what its records say."""
         station = self.knows.stations.get(self.log.site, self.log.station)
-        if station is None:
+        if station is None or row["evidence_seq"] is None:
             return
-        energy_wh = self._energy(row)[0] if _complete(row) else None
+        again = not sealed
+        if again:
+            self.rows.write()
+            same = records.c.log == self.log.id, records.c.seq == row["evidence_seq"]
+            query = sa.select(records.c.payload).where(*same)
+            sealed = wire.loads(self.connection.execute(query).scalar_one())[_STAMP + 1]
         detail = differences(sealed, station, self.log, row, energy_wh)
         if detail:
             self._raise("evidence_mismatch", row["evidence_seq"], detail, row)
+        elif again:
+            close_agreed(self.connection, self._now(), self.log, row["tx"])
 
-    def _payload_of(self, seq: int) -> bytes:
-        for log, its_seq, *_, payload in self.rows.records:
-            if (log, its_seq) == (self.log.id, seq):
-                return payload
-        query = sa.select(records.c.payload).where(
-            records.c.log == self.log.id, records.c.seq == seq
+    # What thinning moved. Its records are old ones, and come behind newer ones: the segment of a
+    # transaction, say, after its end. They come many at once, so what they complete is billed
+    # when the last of them is there.
+
+    def _late_segment(self, record: Record) -> None:
+        self.unsettled = True
+        self.rows.write()
+        here, seq = transactions.c.log == self.log.id, record.seq
+        after = sa.select(transactions.c.tx).where(here, transactions.c.started_seq > seq)
+        mine = bills.update().where(bills.c.log == self.log.id)
+        # One more each; in two steps, since each step of it must be unique
+        step = mine.where(bills.c.tx.in_(after)).values(segment=-2 - bills.c.segment)
+        self.connection.execute(step)
+        step = mine.where(bills.c.segment < 0).values(segment=-1 - bills.c.segment)
+        self.connection.execute(step)
+        around = here, transactions.c.started_seq < seq, transactions.c.ended_seq > seq
+        for tx in self.connection.scalars(sa.select(transactions.c.tx).where(*around)).all():
+            row = self._row(tx)
+            if self._made(row) is not None:
+                self._bill(row, record)
+                self._attest(row, self._energy(row)[0])
+
+    def _settle(self) -> None:
+        self.unsettled = False
+        self.rows.write()
+        query = (
+            sa.select(transactions.c.tx)
+            .outerjoin(
+                bills, sa.and_(bills.c.log == transactions.c.log, bills.c.tx == transactions.c.tx)
+            )
+            .where(
+                transactions.c.log == self.log.id,
+                transactions.c.started_seq.is_not(None),
+                transactions.c.ended_seq.is_not(None),
+                bills.c.tx.is_(None),
+            )
+            .order_by(transactions.c.started_seq)
         )
-        return self.connection.execute(query).scalar_one()
+        for tx in self.connection.scalars(query).all():
+            row = self._row(tx)
+            self._bill(row)
+            self._attest(row, self._energy(row)[0])
+        self.rows.write()
+        close_billed(self.connection, self._now(), self.log)
 
     # Bills
 
     def _bill(self, row: dict[str, Any], record: Record | None = None) -> bool:
-        key = self.log.id, row["tx"]
-        made: Any = self.rows.bills.get(key)
-        if made is None and not row.get("is_new"):
-            here = (bills.c.log == key[0], bills.c.tx == key[1])
-            made = self.connection.execute(sa.select(bills).where(*here)).mappings().one_or_none()
+        made = self._made(row)
         priced = self._price(row, made is not None)
         if priced is None:
             return False
         if made is None:
-            self.rows.bills[key] = priced
+            self.rows.bills[self.log.id, row["tx"]] = priced
             row["flags"] = priced["flags"]
             self._keep(row)
         elif record is not None:
             self._adjust(row, made, priced, record)
         return made is None
+
+    def _made(self, row: dict[str, Any]) -> Any:
+        key = self.log.id, row["tx"]
+        made: Any = self.rows.bills.get(key)
+        if made is None and not row.get("is_new"):
+            here = (bills.c.log == key[0], bills.c.tx == key[1])
+            made = self.connection.execute(sa.select(bills).where(*here)).mappings().one_or_none()
+        return made
 
     def _price(self, row: dict[str, Any], billed: bool) -> dict[str, Any] | None:
         """The values of a bill; None where a rule blocks it."""
@@ -420,26 +451,12 @@ class Pass:
 
     def _tariff(self, row: dict[str, Any]) -> tuple[bill.Tariff | None, bool]:
         """The tariff that was frozen at the start, and whether a newer one was in force then."""
-        known = self.rows.tariffs.get((self.log.site, row["tariff"]))
-        if known is None:
-            known = self._read_tariffs(row["tariff"])
-            self.rows.tariffs[self.log.site, row["tariff"]] = known
+        known = self.rows.tariffs_of(self.log.site, row["tariff"], self.knows.books)
         version, started = row["tariff_version"], row["started_time"]
         newer = started is not None and any(
             t.version > version and t.issued <= started for t in known.values()
         )
         return known.get(version), newer
-
-    def _read_tariffs(self, tariff: int) -> dict[int, bill.Tariff]:
-        same = (tariffs.c.site == self.log.site, tariffs.c.tariff == tariff)
-        query = sa.select(tariffs).where(*same)
-        known = {t["version"]: bill.Tariff(**t) for t in self.connection.execute(query).mappings()}
-        for one in self.knows.books.tariffs(self.log.site):
-            # Kept: a bill must not depend on files that may go.
-            if one.tariff == tariff and one.version not in known:
-                known[one.version] = one
-                self.connection.execute(tariffs.insert().values(vars(one)))
-        return known
 
     def _read_segments(self) -> list[tuple[int, int, int]]:
         if self._segments is None:
@@ -461,9 +478,11 @@ class Pass:
         return self._clock_sets
 
     def _raise(self, kind: str, seq: int, detail: str, row: dict[str, Any] | None = None) -> None:
-        now = int(self.knows.clock())
         tx = None if row is None else row["tx"]
-        raise_exception(self.connection, self.log, kind, seq, detail, now, tx)
+        raise_exception(self.connection, self.log, kind, seq, detail, self._now(), tx)
+
+    def _now(self) -> int:
+        return int(self.knows.clock())
 
 
 def _complete(row: dict[str, Any]) -> bool:

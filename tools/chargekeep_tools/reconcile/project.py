@@ -11,9 +11,10 @@ from itertools import groupby
 import sqlalchemy as sa
 
 from chargekeep_tools.reconcile import policy
-from chargekeep_tools.reconcile.apply import Knows, Pass, Rows
+from chargekeep_tools.reconcile.apply import Knows, Pass
 from chargekeep_tools.reconcile.books import Books, NoBooks
 from chargekeep_tools.reconcile.database import passes
+from chargekeep_tools.reconcile.rows import Rows
 from chargekeep_tools.reconcile.schema import (
     ACCEPTED,
     adjustments,
@@ -24,12 +25,14 @@ from chargekeep_tools.reconcile.schema import (
     records,
     transactions,
 )
-from chargekeep_tools.reconcile.store import Log, raise_exception, reason
+from chargekeep_tools.reconcile.store import Log, close_billed, raise_exception, reason
 from chargekeep_tools.reconcile.verify import Stations
 
 _LOGS = _BATCHES = 2000  # of one commit at most
 _PROJECTED = (
-    logs.update().where(logs.c.id == sa.bindparam("key")).values(projected_seq=sa.bindparam("seq"))
+    logs.update()
+    .where(logs.c.id == sa.bindparam("key"))
+    .values(projected_seq=sa.bindparam("seq"), unsettled=sa.bindparam("more"))
 )
 
 
@@ -108,9 +111,9 @@ class Projector:
             for key, mine in groupby(found, lambda batch: batch.log):
                 row = by_id[key]
                 self._log = Log(row.id, row.site, row.station, row.log_id, row.projected_seq, b"")
-                one = Pass(self.knows, rows, self._log)
+                one = Pass(self.knows, rows, self._log, row.unsettled)
                 count += one.run([batch[1:] for batch in mine])
-                cursors.append({"key": key, "seq": one.done})
+                cursors.append({"key": key, "seq": one.done, "more": one.unsettled})
             rows.write()
             connection.execute(_PROJECTED, cursors)
             return count
@@ -147,6 +150,7 @@ class Projector:
                 log = Log(row.id, row.site, row.station, row.log_id, 0, b"")
                 count += Pass(self.knows, rows, log).again(row.tx)
                 rows.write()
+            close_billed(connection, int(self.knows.clock()))
         return count
 
     def take_up(self, note: str) -> None:
@@ -161,7 +165,7 @@ class Projector:
         with self.engine.begin() as connection:
             for table in (adjustments, bills, transactions, records):
                 connection.execute(table.delete())
-            connection.execute(logs.update().values(projected_seq=0))
+            connection.execute(logs.update().values(projected_seq=0, unsettled=False))
         self.take_up("rebuilt")
         return self.run()
 

@@ -31,6 +31,8 @@ logs = sa.Table(
     sa.Column("head_link", sa.LargeBinary, nullable=False),
     # Records up to here are in the tables below.
     sa.Column("projected_seq", sa.BigInteger, nullable=False),
+    # The last of them were moved by thinning: what they complete is billed with the next record.
+    sa.Column("unsettled", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.UniqueConstraint("site", "station", "log_id"),
 )
 

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from chargekeep_tools import wire
+from chargekeep_tools.reconcile import policy
 from chargekeep_tools.reconcile.database import Stale, insert
 from chargekeep_tools.reconcile.database import connect as connect
 from chargekeep_tools.reconcile.schema import (
@@ -21,6 +22,7 @@ from chargekeep_tools.reconcile.schema import (
     QUARANTINED,
     WAITING,
     batches,
+    bills,
     exceptions,
     logs,
 )
@@ -296,6 +298,27 @@ def raise_exception(
         connection.execute(exceptions.insert().values(**values, tx=tx, raised=now))
     elif again:
         connection.execute(exceptions.update().where(*same).values(resolved=None))
+
+
+def close_billed(connection: sa.Connection, now: int, log: Log | None = None) -> None:
+    """Resolve what kept transactions from being billed, where they are billed now."""
+    kinds = [rule.flag for rule in policy.RULES if rule.blocks] + ["unterminated"]
+    same = (bills.c.log == exceptions.c.log, bills.c.tx == exceptions.c.tx)
+    which: list[sa.ColumnElement[bool]] = [exceptions.c.kind.in_(kinds), sa.exists().where(*same)]
+    if log is not None:
+        which.append(exceptions.c.log == log.id)
+    _close(connection, now, "billed since", *which)
+
+
+def close_agreed(connection: sa.Connection, now: int, log: Log, tx: int) -> None:
+    """Resolve that the evidence of a transaction was another than its records."""
+    mine = (exceptions.c.log == log.id, exceptions.c.tx == tx)
+    _close(connection, now, "agrees since", exceptions.c.kind == "evidence_mismatch", *mine)
+
+
+def _close(connection: sa.Connection, now: int, note: str, *which: sa.ColumnElement[bool]) -> None:
+    change = exceptions.update().where(exceptions.c.resolved.is_(None), *which)
+    connection.execute(change.values(resolved=now, note=note))
 
 
 def reason(error: Exception) -> str:
