@@ -51,10 +51,11 @@ def replicas(host):
     return found
 
 
-def poison(host, table, replica, also="TRUE"):
-    """From now on the database refuses rows of `replica` in `table` that meet `also`."""
-    (log,) = [row["id"] for row in host.rows(logs) if row["station"] == replica.name]
-    condition = f"NEW.log = {log} AND {also}"
+def poison(host, table, *replicas, also="TRUE"):
+    """From now on the database refuses rows of `replicas` in `table` that meet `also`."""
+    names = [replica.name for replica in replicas]
+    found = [str(row["id"]) for row in host.rows(logs) if row["station"] in names]
+    condition = f"NEW.log IN ({', '.join(found)}) AND {also}"
     if host.engine.dialect.name == "sqlite":
         statements = [
             f"CREATE TRIGGER poison BEFORE INSERT ON {table} WHEN {condition}"
@@ -98,7 +99,7 @@ def test_parked(host, replicas):
     sent = everything(replicas)
     take(host, sent[:4])
     stood = replicas[1].acknowledged
-    cure = poison(host, "batches", replicas[1], f"NEW.first_seq = {stood + 1}")
+    cure = poison(host, "batches", replicas[1], also=f"NEW.first_seq = {stood + 1}")
     assert len(take(host, sent)) == len(sent)
     others = [r for r in replicas if r.name != "cp-1"]
     assert all(r.acknowledged == len(r.slots) for r in others)
@@ -218,12 +219,30 @@ def test_what_passes_is_waited_for(host, replicas):
     assert all(r.acknowledged == len(r.slots) for r in replicas) and len(billed(host)) == 4
 
 
-def test_what_stops_everybody_parks_nobody(host, replicas, monkeypatch):
+@pytest.mark.parametrize("alone", [False, True])
+def test_those_who_alone_are_there_are_parked(host, replicas, alone):
+    """Nobody gets through, but anybody else would: each is parked, and life goes on."""
+    sent = everything(replicas)
+    take(host, sent[:4])
+    ill = replicas[1:2] if alone else replicas[1:3]
+    cure = poison(host, "batches", *ill)
+    assert len(take(host, [one for one in sent[4:] if one[0] in ill])) == len(ill)
+    assert host.kinds() == ["parked"] * len(ill) and len(host.rows(logs)) == 4
+    take(host, [one for one in sent[4:] if one[0] not in ill])
+    assert len(billed(host)) == 4 - len(ill)
+    cure()
+    host.resolve("kind=parked")
+    host.reconciler.project()
+    assert len(billed(host)) == 4 and host.rows(parked) == []
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_what_stops_everybody_parks_nobody(host, replicas, monkeypatch, at_once):
     sent = everything(replicas)
     take(host, sent[:4])
     monkeypatch.setattr(Group, "_place", lambda *_: 1 / 0)
     with pytest.raises(Broken):
-        take(host, sent[4:])
+        take(host, sent[4 : 4 + at_once])
     assert host.rows(parked) == [] and host.kinds() == []
     monkeypatch.undo()
     take(host, sent[4:])
