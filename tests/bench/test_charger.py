@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-pytestmark = pytest.mark.timeout(1800)  # an emulated board on a busy machine
+pytestmark = pytest.mark.timeout(7200)  # an emulated board on a busy machine
 START_WH = 180_200
 
 

@@ -14,7 +14,7 @@ from chargekeep_tools.bench.rp2040 import filesystem
 from chargekeep_tools.device import Device
 from chargekeep_tools.home import Home
 
-pytestmark = pytest.mark.timeout(3600)  # an emulated board on a busy machine
+pytestmark = pytest.mark.timeout(7200)  # an emulated board on a busy machine
 STATION = "bench", "pole-1"
 # A file that is not there yet, and what is under way until then
 PHASES = {"slot": "firmware", "chargekeep/commissioned": "key and ledger", "a/manifest": "proof"}

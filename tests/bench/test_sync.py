@@ -7,7 +7,7 @@ from chargekeep_tools import provision, publish
 from chargekeep_tools.sim.demo import Operator
 from chargekeep_tools.sim.network import Network
 
-pytestmark = pytest.mark.timeout(1800)  # an emulated board on a busy machine
+pytestmark = pytest.mark.timeout(7200)  # an emulated board on a busy machine
 ACCOUNTS = {brokers.OPERATOR: "office", brokers.RECONCILER: "billing"}
 
 

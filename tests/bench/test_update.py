@@ -11,7 +11,7 @@ from chargekeep_tools.compiler import compile_module
 from chargekeep_tools.device import Device
 from chargekeep_tools.programs import firmware_root
 
-pytestmark = pytest.mark.timeout(3600)  # an emulated board on a busy machine
+pytestmark = pytest.mark.timeout(7200)  # an emulated board on a busy machine
 STATE = """
 from chargekeep.board import open_board
 from chargekeep.core import Core
