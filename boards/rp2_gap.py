@@ -4,7 +4,7 @@
 
 from micropython import const
 
-from chargekeep import errors, forget
+from chargekeep import borrow, errors
 from chargekeep.errors import ChargekeepError
 
 _BLOCK = const(4096)
@@ -24,10 +24,7 @@ class GapFlash:
         self._flash = flash
         self._peek = peek
         self.blocks = blocks
-        from rp2_layout import gap
-
-        self.base = gap(flash, peek, blocks)  # address
-        forget("rp2_layout")
+        self.base = borrow("rp2_layout").gap(flash, peek, blocks)  # address
 
     def ioctl(self, request, argument):
         if request == 4:
@@ -59,9 +56,7 @@ class GapFlash:
         Uses the first blank block and leaves it blank. Raises BOARD; without a blank block there
         is nothing to test on and nothing is touched.
         """
-        from rp2_layout import self_test
-
-        self_test(self, self._peek)
+        borrow("rp2_layout").self_test(self, self._peek)
 
 
 def ledger_device(wiring):

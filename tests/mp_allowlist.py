@@ -290,8 +290,9 @@ def test_the_loader_is_gone_when_it_is_done():
         sys.modules.pop("chargekeep.authorization.loader", None)
         s = await Station().start()
         await s.objects.accept("allowlist", allowlist(1, entries_of(40))[0])
-        assert "chargekeep.authorization.loader" in sys.modules
+        assert s.objects.allowlist._loader
         await s.load_list(*allowlist(2, entries_of(40)))
+        assert not s.objects.allowlist._loader
         assert "chargekeep.authorization.loader" not in sys.modules
 
     asyncio.run(main())

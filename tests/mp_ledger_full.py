@@ -84,7 +84,7 @@ def test_thinning_keeps_every_start_and_end():
 
 def test_a_batch_is_made_in_steps():
     # What happens to the ring between two of them does not change it, but for what is gone.
-    device, store, ledger = fresh(12)
+    ledger = fresh(12)[2]
     for i in range(200):
         ledger.append(record.METER_VALUE, [i])
     expected = at_last(ledger.batch(30, 7000))

@@ -13,7 +13,7 @@ from micropython import const
 from chargekeep.credential import ed25519  # first: it takes its tables while the heap is whole
 
 # isort: split
-from chargekeep import __version__, cbor, errors, forget, health
+from chargekeep import __version__, borrow, cbor, errors, health
 from chargekeep.authorization import command
 from chargekeep.authorization.policy import Policy
 from chargekeep.authorization.spent import Spent
@@ -208,9 +208,7 @@ class App:
         elif data not in (slots.installed(), slots.failed(), download and download.data):
             if download:
                 self._loading.cancel()
-            from chargekeep.update.download import Download  # in memory while it loads only
-
-            self.download = Download(self, data)
+            self.download = borrow("chargekeep.update.download").Download(self, data)
             self._loading = asyncio.create_task(self.download.run())
 
     def _on_change(self, kind):
@@ -236,12 +234,9 @@ class App:
         elif order == command.REBOOT:
             self.board.reset()
         elif order == command.DIAGNOSE:
-            from chargekeep.answers import diagnosis
-
-            found = diagnosis(self)
+            found = borrow("chargekeep.answers").diagnosis(self)
             found["request"] = arguments[0]
             self.outbox.answer(json.dumps(found).encode())
-            forget("chargekeep.answers")
         elif order == command.CLEAR_EXCEPTION:
             if arguments[0] == errors.SPENT_LOST:
                 self.policy.spent.reset()
@@ -294,11 +289,8 @@ class App:
         while True:
             await asyncio.sleep_ms(_HOUSEKEEPING_MS)
             if self.machine.ended:
-                from chargekeep.transaction.evidence import attest
-
                 args = (self.ledger, me.site, me.station, meter, self._kid, self._sign)
-                await attest(self.machine, *args)
-                forget("chargekeep.transaction.evidence")
+                await borrow("chargekeep.transaction.evidence").attest(self.machine, *args)
 
     # Housekeeping
 

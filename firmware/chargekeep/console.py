@@ -8,7 +8,7 @@ import sys
 
 from micropython import const
 
-from chargekeep import forget
+from chargekeep import borrow
 
 _POLL_MS = const(50)
 _LINE = const(64)  # bytes of a question
@@ -49,7 +49,4 @@ class Service:
 
     def answer(self, line):
         """Print what is asked for by `line` (bytes, without the question mark)."""
-        from chargekeep.answers import answer
-
-        answer(self._app, line)
-        forget("chargekeep.answers")
+        borrow("chargekeep.answers").answer(self._app, line)

@@ -7,7 +7,7 @@ import hashlib
 
 from micropython import const
 
-from chargekeep import errors, forget
+from chargekeep import borrow, errors
 from chargekeep.authorization import form
 from chargekeep.errors import ChargekeepError
 
@@ -31,9 +31,6 @@ _MAX_LEVEL = const(3)
 _ACTIVE = "allowlist"  # slot number (one byte) and header of the list in force
 _COMING = "allowlist.coming"  # header of the list that is being loaded into the other slot
 _SLOT = "allowlist.slot%d"
-
-_LOADER = "chargekeep.authorization.loader"
-_DELTA = "chargekeep.authorization.delta"
 
 
 class Header(form.Object):
@@ -164,9 +161,7 @@ class Allowlist:
             return False
         if self.base:
             self.base = 0  # where it does not do, chunks will
-            from chargekeep.authorization.delta import apply
-
-            await apply(self._loader, data)
+            await borrow("chargekeep.authorization.delta").apply(self._loader, data)
         else:
             await self._loader.chunk(data)
             await self._loader.reuse()
@@ -178,15 +173,13 @@ class Allowlist:
         self._store.remove(_SLOT % (1 - self._slot))
         if self.coming:
             self.coming = self._loader = None
-            forget(_LOADER)
-            forget(_DELTA)
 
     def _load(self, header):
-        from chargekeep.authorization.loader import Loader
-
         self.coming = header
         old = self._path(self._slot) if self.header and not self._damaged else None
-        self._loader = Loader(header, self._path(1 - self._slot), old, self._pause)
+        new = self._path(1 - self._slot)
+        loader = borrow("chargekeep.authorization.loader")
+        self._loader = loader.Loader(header, new, old, self._pause)
         self.base = self.header.version if old and self.header.version in header.bases else 0
 
     async def _finish(self):

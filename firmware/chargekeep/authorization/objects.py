@@ -5,7 +5,7 @@
 
 import asyncio
 
-from chargekeep import errors, forget
+from chargekeep import borrow, errors
 from chargekeep.authorization import allowlist, form, revocation, tariff
 from chargekeep.authorization import trust as trust_list
 from chargekeep.config import Config
@@ -23,8 +23,6 @@ KINDS = {
     "time": (cose.TIME_STATEMENT, 9),
 }
 STORED = ("trust", "revocation", "tariff", "config", "allowlist")  # trust first
-
-_DOOR = "chargekeep.authorization.door"
 
 
 class Objects:
@@ -69,10 +67,7 @@ class Objects:
     async def load(self):
         """Take up what is stored and not in force. What does not hold is counted and stays out."""
         async with self._lock:
-            try:
-                await self._door().load()
-            finally:
-                forget(_DOOR)
+            await self._door().load()
 
     async def accept(self, kind, data):
         """Take the object `data` of `kind` (a topic's name) as it arrived.
@@ -81,10 +76,7 @@ class Objects:
         there was. Raises ChargekeepError for what is refused, OSError where it cannot be stored.
         """
         async with self._lock:
-            try:
-                return await self._door().accept(kind, data)
-            finally:
-                forget(_DOOR)
+            return await self._door().accept(kind, data)
 
     def wanted(self):
         """`(version, n)` of the allowlist chunk to fetch next, or None."""
@@ -96,7 +88,6 @@ class Objects:
             done = await self.allowlist.chunk(version, n, data)
             if done:
                 self._door().finish("allowlist", self.allowlist.header)
-                forget(_DOOR)
             return done is not False
 
     def missing(self):
@@ -121,9 +112,7 @@ class Objects:
             raise ChargekeepError(errors.OBJECT_SITE)
 
     def _door(self):
-        from chargekeep.authorization.door import Door
-
-        return Door(self)
+        return borrow("chargekeep.authorization.door").Door(self)
 
 
 async def _give_way():

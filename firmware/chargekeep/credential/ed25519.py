@@ -15,7 +15,7 @@ from binascii import crc32, hexlify
 
 from micropython import const
 
-from chargekeep import forget
+from chargekeep import borrow
 from chargekeep.credential.curve import (
     TABLE_SIZE,
     L,
@@ -120,12 +120,10 @@ def _prepare(prepared, public_key, write=False):
     if len(public_key) == 32:
         made = _store and _load(prepared, public_key)
         if not made:
-            from chargekeep.credential.comb import negative_table
-
-            for step in negative_table(public_key, prepared.table):
+            comb = "chargekeep.credential.comb"
+            for step in borrow(comb).negative_table(public_key, prepared.table):
                 made = step
                 yield
-            forget("chargekeep.credential.comb")
             if made and _store and write:
                 name, digest = _file(public_key)
                 prepared.buffer[TABLE_SIZE:-4] = digest

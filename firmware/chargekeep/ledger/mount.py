@@ -5,7 +5,7 @@
 
 from micropython import const
 
-from chargekeep import errors
+from chargekeep import borrow, errors
 from chargekeep.errors import ChargekeepError
 from chargekeep.ledger import header, record
 from chargekeep.ledger.reader import ACKNOWLEDGED, SLOTS
@@ -44,9 +44,7 @@ def mount(ledger, read_only):
         # Torn while it was opened, or whole but not known to be: that may fade again.
         ledger._seq[ledger._head] = 0
     if unknown:
-        from chargekeep.ledger.rescue import rescue
-
-        rescue(ledger, unknown)
+        borrow("chargekeep.ledger.rescue").rescue(ledger, unknown)
         if ledger.writable:
             ledger._seal.go(ledger._header.epoch)  # raises where a newer sector is gone
     ledger._durable = ledger._acknowledged = max(acknowledged, ledger._durable)

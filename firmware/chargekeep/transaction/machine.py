@@ -7,7 +7,7 @@ import time
 
 from micropython import const
 
-from chargekeep import forget
+from chargekeep import borrow
 from chargekeep.errors import (
     ACTUATOR_FEEDBACK,
     EVSE_OCCUPIED,
@@ -260,10 +260,7 @@ class Machine(Accounts):
 
     def _recall(self, step, *what):
         # What is needed once after a boot is in a module of its own: kilobytes to have back.
-        from chargekeep.transaction import recall
-
-        getattr(recall, step)(self, *what)
-        forget("chargekeep.transaction.recall")
+        getattr(borrow("chargekeep.transaction.recall"), step)(self, *what)
 
     # Time passes
 
