@@ -11,8 +11,15 @@ from reconcile_host import Host
 
 from chargekeep_tools import keys, objects, trust, wire
 from chargekeep_tools.reconcile import cli, policy
+from chargekeep_tools.reconcile.apply import Pass
 from chargekeep_tools.reconcile.books import HomeBooks
-from chargekeep_tools.reconcile.schema import adjustments, batches, records, transactions
+from chargekeep_tools.reconcile.schema import (
+    adjustments,
+    batches,
+    exceptions,
+    records,
+    transactions,
+)
 from chargekeep_tools.sim.replica import BOOT, METER_SEGMENT, METER_VALUE, START, TX_ENDED, Replica
 
 PRICED = (7, 1)
@@ -142,6 +149,33 @@ def test_unknown_tariff(host, replica):
     objects.sign(host.home, wire.TARIFF, SITE, TARIFF, now=START)
     assert host.reconciler.projector.retry() == 1
     only(cli.list_bills(host.engine), "", 1000)
+
+
+def test_what_is_unblocked_is_billed_while_the_reconciler_runs(host, replica, monkeypatch):
+    projector = host.reconciler.projector
+    host.issued = lambda cti: cti != b"unknown!"
+    replica.start(PRICED, cti=b"unknown!")
+    replica.stop()
+    replica.charge(1000, tariff=(7, 2))
+    assert reconcile(host, replica) == []
+    host.resolve("kind=unknown_token")
+    host.reconciler.project()
+    assert cli.list_bills(host.engine) == []  # not looked for at every turn
+    projector._unblock_at = 0
+    host.reconciler.project()
+    assert [b["tx"] for b in cli.list_bills(host.engine)] == [1]
+    with monkeypatch.context() as patched:  # what cannot be billed stops one log, not the rest
+        projector._unblock_at = 0
+        objects.sign(host.home, wire.TARIFF, SITE, TARIFF, now=START)
+        patched.setattr(Pass, "again", lambda *_: 1 / 0)
+        host.reconciler.project()
+        assert "unprojected" in host.kinds()
+    projector.take_up("cured")
+    projector._unblock_at = 0
+    host.reconciler.project()
+    assert [b["tx"] for b in cli.list_bills(host.engine)] == [1, 2]
+    left = [row["kind"] for row in host.rows(exceptions) if row["resolved"] is None]
+    assert left == [] and host.kinds() == ["unknown_tariff", "unknown_token", "unprojected"]
 
 
 def test_clock_corrected(host, replica):

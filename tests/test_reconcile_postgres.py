@@ -98,6 +98,26 @@ def test_partitioning_keeps_every_row(url):
     engine.dispose()
 
 
+def test_two_reconcilers_unblock_a_bill_once(tmp_path, url):
+    replica, hosts = Replica(SITE, "cp-1"), []
+    for i in range(2):
+        (tmp_path / str(i)).mkdir()
+        hosts.append(Host(tmp_path / str(i), url))
+        hosts[i].add(replica)
+        hosts[i].issued = lambda cti: False
+    for _ in range(20):
+        replica.charge(10, tariff=(7, 1))
+    hosts[0].give(replica, *replica.batches())
+    assert hosts[0].rows(bills) == []
+    hosts[0].resolve("kind=unknown_token")
+    with ThreadPoolExecutor(2) as pool:
+        made = [*pool.map(lambda host: host.reconciler.projector.retry(every=False), hosts)]
+    assert sum(made) == 20 == len(hosts[0].rows(bills))
+    assert set(hosts[0].kinds()) == {"unknown_token"}
+    for host in hosts:
+        host.engine.dispose()
+
+
 def test_database_killed_under_load(tmp_path, postgres, url):
     with World(tmp_path, 4, database=url) as world:
         done = threading.Event()

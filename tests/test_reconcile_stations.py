@@ -71,6 +71,17 @@ def test_a_flood_under_a_foreign_key_reads_nothing(tmp_path):
     assert host.home.read == 0 and host.reconciler.figures.refused == {113: 50}
 
 
+def test_a_station_that_was_made_anew_is_believed_at_once(tmp_path):
+    host = Host(tmp_path)
+    host.add(Replica(SITE, "cp-1"))
+    new = Replica(SITE, "cp-1", seed=1)
+    new.charge(10)
+    host.home.save_station(new.record())
+    host.chargers[new.name] = new
+    host.give(new, *new.batches())
+    assert new.acknowledged == len(new.slots) and not host.reconciler.figures.refused
+
+
 def test_a_damaged_record_stops_nobody(home, stations, caplog):
     path = home.stations_folder / "cp-0.json"
     for damage in (b"", b"[]", b"{}", b'{"site": 1}', b"null"):

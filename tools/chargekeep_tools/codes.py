@@ -17,6 +17,7 @@ class Exit(IntEnum):
     REFUSED = 5
     BROKER = 6
     FAILED = 7
+    DATABASE = 8
     NO_DEVICE = 10
     BUSY = 11
     WRONG_BOARD = 12
@@ -38,6 +39,7 @@ MEANING = {
     Exit.REFUSED: "a signature, a version or a format was refused",
     Exit.BROKER: "the MQTT broker could not be reached or refused",
     Exit.FAILED: "the check that was asked for found a fault",
+    Exit.DATABASE: "the database could not be reached or refused",
     Exit.NO_DEVICE: "no such board, or more than one and none was named",
     Exit.BUSY: "the board's port is held by another program, or it does not answer",
     Exit.WRONG_BOARD: "the board is of another kind than the bundle or the station record",

@@ -118,13 +118,15 @@ def show(obj: Any, as_json: bool, human: Callable[[], None]) -> None:
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Print a table."""
+    """Print a table; what a station or a driver wrote is text and no instruction to a terminal."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     grid = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        grid.add_row(*map(str, row))
+        texts = ("" if cell is None else str(cell) for cell in row)
+        grid.add_row(*(Text("".join(c if c.isprintable() else "?" for c in t)) for t in texts))
     Console().print(grid)
 
 

@@ -256,8 +256,7 @@ class Pass:
         row = self._row(tx)
         row["evidence_seq"] = record.seq
         self._keep(row)
-        held = not _complete(row) or (self.unsettled and self._made(row) is None)
-        self._attest(row, None if held else self._energy(row)[0], sealed)
+        self._attest(row, self._energy(row)[0] if _complete(row) else None, sealed)
 
     def _attest(self, row: dict[str, Any], energy_wh: int | None, sealed: bytes = b"") -> None:
         """What the station signed about a transaction must be what its records say."""

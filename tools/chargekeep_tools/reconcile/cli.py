@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import sqlalchemy as sa
 import typer
-from sqlalchemy.exc import OperationalError
 
 from chargekeep_tools import keys, wire
 from chargekeep_tools.codes import Exit, ToolError
@@ -27,6 +26,7 @@ from chargekeep_tools.options import (
 from chargekeep_tools.publish import BrokerOption
 from chargekeep_tools.reconcile import bill, exceptions, parking, policy, store
 from chargekeep_tools.reconcile.books import HomeBooks
+from chargekeep_tools.reconcile.database import passes
 from chargekeep_tools.reconcile.exceptions import DatabaseOption, engine_for
 from chargekeep_tools.reconcile.project import Projector, open_exceptions
 from chargekeep_tools.reconcile.schema import (
@@ -96,8 +96,10 @@ def run_command(
         try:
             engine = engine_for(home, database)
             break
-        except OperationalError as error:  # it may come up after us
-            logging.error("database: %s", error)
+        except ToolError as error:
+            if not passes(error.__cause__):
+                raise
+            logging.error("database: %s", error)  # it may come up after us
             if ending:
                 return
             time.sleep(1)
@@ -135,11 +137,12 @@ def bill_command(
             b["energy_wh"],
             b["seconds"],
             f"{b['total']} {b['currency']}",
+            b["adjusted"].strip("0.") and b["adjusted"],
             b["flags"],
         )
         for b in found
     )
-    columns = ("station", "tx", "started", "register Wh", "Wh", "s", "total", "flags")
+    columns = ("station", "tx", "started", "register Wh", "Wh", "s", "total", "adjusted", "flags")
     show(found, as_json, lambda: table(columns, rows))
 
 

@@ -68,7 +68,7 @@ def migrate(engine: sa.Engine, revision: str = REVISION) -> None:
         command.upgrade(config, revision)
 
 
-def passes(error: Exception) -> bool:
+def passes(error: BaseException | None) -> bool:
     """Whether the same may work later: a lost connection, a lock, a conflict, a full disk.
 
     False for what the data itself provokes: a constraint, a value out of range, a bug.

@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 import sqlalchemy as sa
 import typer
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from chargekeep_tools.codes import Exit, ToolError
 from chargekeep_tools.home import default_home
-from chargekeep_tools.options import HomeOption, JsonOption, new_app, show, table
+from chargekeep_tools.options import HomeOption, JsonOption, new_app, show, table, utc
+from chargekeep_tools.reconcile import policy
 from chargekeep_tools.reconcile.database import connect
 from chargekeep_tools.reconcile.schema import exceptions
 
@@ -26,8 +28,17 @@ app = new_app("List and work off what could not be reconciled without a human.")
 
 
 def engine_for(home: Path | None, url: str | None) -> sa.Engine:
-    root = home or default_home()
-    return connect(url or f"sqlite:///{root / 'reconcile.db'}")
+    """The database at `url`, or that of the home. Raises `ToolError` where there is none."""
+    url = url or f"sqlite:///{(home or default_home()) / 'reconcile.db'}"
+    try:
+        return connect(url)
+    except (ArgumentError, NoSuchModuleError, ImportError) as error:
+        hint = "write postgresql+psycopg://user:password@host/name or sqlite:///path"
+        raise ToolError(f"no database: {error}", Exit.USAGE, hint)
+    except DBAPIError as error:
+        shown = sa.make_url(url).render_as_string()  # without its password
+        hint = "does its server run, or for SQLite its folder exist?"
+        raise ToolError(f"{shown}: {error.orig}", Exit.DATABASE, hint) from error
 
 
 WhereOption = Annotated[
@@ -50,8 +61,16 @@ def list_command(
         query = query.where(exceptions.c.resolved.is_(None))
     with engine_for(home, database).connect() as connection:
         found = [dict(row) for row in connection.execute(query).mappings()]
-    columns = ("id", "station", "kind", "seq", "tx", "detail", "note")
-    show(found, as_json, lambda: table(columns, ([row[c] for c in columns] for row in found)))
+
+    def human() -> None:
+        columns = ["id", "raised", "station", "kind", "tx", "seq", "detail"]
+        columns += ["resolved", "note"] if resolved else []
+        times = {"raised", "resolved"}
+        rows = ([utc(r[c]) if c in times else r[c] for c in columns] for r in found)
+        table(columns, rows)
+        print("what each means, and what is done: chargekeep reconcile policy")
+
+    show(found, as_json, human if found else lambda: print("none"))
 
 
 @app.command("resolve")
@@ -72,7 +91,10 @@ def resolve_command(
     )
     with engine_for(home, database).begin() as connection:
         count = connection.execute(change).rowcount
-    show({"resolved": count}, as_json, lambda: print(f"{count} resolved"))
+    text = f"{count} resolved"
+    if count:
+        text += "; what waited for it is taken up by `reconcile run`, or by `reconcile retry` now"
+    show({"resolved": count}, as_json, lambda: print(text))
 
 
 def conditions(where: list[str] | None) -> list[Any]:
@@ -87,5 +109,8 @@ def conditions(where: list[str] | None) -> list[Any]:
         number = name in ("id", "tx", "seq")
         if number and not value.isdigit():
             raise ToolError(f"{condition!r}: {value!r} is no number", Exit.USAGE)
+        if name == "kind" and value not in policy.BY_FLAG:
+            hint = "chargekeep reconcile policy lists them"
+            raise ToolError(f"no exception is of kind {value!r}", Exit.USAGE, hint)
         found.append(exceptions.c[name] == (int(value) if number else value))
     return found

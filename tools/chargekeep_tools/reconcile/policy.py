@@ -64,7 +64,7 @@ RULES = (
     Rule(
         "unknown_tariff",
         "a transaction names a tariff that was never signed here",
-        "blocked; billed by the first run after the tariff is known",
+        "blocked; billed once the tariff is known",
         raises=True,
         blocks=True,
     ),

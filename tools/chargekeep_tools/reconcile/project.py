@@ -5,7 +5,8 @@ record does is in apply.py.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import groupby
 
 import sqlalchemy as sa
@@ -34,6 +35,17 @@ _PROJECTED = (
     .where(logs.c.id == sa.bindparam("key"))
     .values(projected_seq=sa.bindparam("seq"), unsettled=sa.bindparam("more"))
 )
+_LEFT = sa.select(exceptions.c.log).where(
+    exceptions.c.kind == "unprojected",
+    exceptions.c.resolved.is_(None),
+    exceptions.c.log.is_not(None),
+)
+_UNBLOCKED = ("unknown_token", "unknown_tariff")  # by something outside
+_UNBLOCK_EVERY_S = 30.0
+
+
+def _same(table: sa.Table) -> sa.ColumnElement[bool]:
+    return sa.and_(table.c.log == transactions.c.log, table.c.tx == transactions.c.tx)
 
 
 class Projector:
@@ -49,6 +61,7 @@ class Projector:
         self.engine = engine
         self.knows = Knows(stations, books or NoBooks(), clock)
         self._log: Log | None = None  # the one at work
+        self._unblock_at = 0.0
 
     def run(self, seconds: float | None = None) -> int:
         """Project what is stored and not projected; returns how many records were new.
@@ -71,27 +84,17 @@ class Projector:
             if found is None:
                 break
             count += found
+        if time.monotonic() >= self._unblock_at:
+            self.retry(every=False)
+            self._unblock_at = time.monotonic() + _UNBLOCK_EVERY_S
         return count
 
     def _slice(self, most: int) -> int | None:
         """Some batches of up to `most` logs in one commit; None if no log is behind."""
         self._log = None
         with self.engine.begin() as connection:
-            # SQLite takes its only write lock here, others a lock for each log: a second
-            # reconciler on this database waits, and finds the work done.
-            connection.execute(logs.update().where(logs.c.id < 0).values(projected_seq=0))
-            left = sa.select(exceptions.c.log).where(
-                exceptions.c.kind == "unprojected",
-                exceptions.c.resolved.is_(None),
-                exceptions.c.log.is_not(None),
-            )
-            behind = connection.execute(
-                sa.select(logs)
-                .where(logs.c.projected_seq < logs.c.head_seq, logs.c.id.not_in(left))
-                .order_by(logs.c.id)
-                .limit(most)
-                .with_for_update(skip_locked=True)
-            ).all()
+            which = sa.and_(logs.c.projected_seq < logs.c.head_seq, logs.c.id.not_in(_LEFT))
+            behind = self._lock(connection, which, most)
             if not behind:
                 return None
             by_id = {row.id: row for row in behind}
@@ -118,6 +121,18 @@ class Projector:
             connection.execute(_PROJECTED, cursors)
             return count
 
+    def _lock(
+        self, connection: sa.Connection, which: sa.ColumnElement[bool], most: int
+    ) -> Sequence[sa.Row]:
+        """Up to `most` logs, for this connection alone.
+
+        SQLite takes its only write lock here, others one for each log: a second reconciler on
+        this database waits, or leaves them out, and finds the work done.
+        """
+        connection.execute(logs.update().where(logs.c.id < 0).values(projected_seq=0))
+        query = sa.select(logs).where(which).order_by(logs.c.id).limit(most)
+        return connection.execute(query.with_for_update(skip_locked=True)).all()
+
     def _leave(self, error: Exception) -> None:
         """Take the log at work out of turn until its exception is resolved."""
         log = self._log
@@ -128,29 +143,57 @@ class Projector:
             seq, now = log.head_seq + 1, int(self.knows.clock())
             raise_exception(connection, log, "unprojected", seq, what, now, again=True)
 
-    def retry(self) -> int:
-        """Bill what was blocked and is not any more; returns how many bills that made."""
-        blocked = [rule.flag for rule in policy.RULES if rule.blocks]
+    def retry(self, every: bool = True) -> int:
+        """Bill what was blocked and is not any more; returns how many bills that made.
+
+        Without `every`, only what an operator has resolved or a new tariff allows. Raises what
+        may pass by itself.
+        """
+        kinds = [rule.flag for rule in policy.RULES if rule.blocks] if every else _UNBLOCKED
         query = (
-            sa.select(logs, transactions.c.tx)
+            sa.select(logs, transactions, exceptions.c.kind, exceptions.c.resolved)
             .join(transactions, transactions.c.log == logs.c.id)
-            .join(
-                exceptions,
-                sa.and_(exceptions.c.log == logs.c.id, exceptions.c.tx == transactions.c.tx),
-            )
-            .outerjoin(bills, sa.and_(bills.c.log == logs.c.id, bills.c.tx == transactions.c.tx))
-            .where(exceptions.c.kind.in_(blocked), bills.c.tx.is_(None))
+            .join(exceptions, _same(exceptions))
+            .outerjoin(bills, _same(bills))
+            .where(exceptions.c.kind.in_(kinds), bills.c.tx.is_(None), logs.c.id.not_in(_LEFT))
             .order_by(logs.c.id, transactions.c.tx)
-            .distinct()
         )
+        known = cache(self._tariffs)
+        with self.engine.connect() as connection:
+            found = [
+                row
+                for row in connection.execute(query)
+                if every
+                or (row.kind == "unknown_token" and row.resolved is not None)
+                or (
+                    row.kind == "unknown_tariff"
+                    and (row.tariff, row.tariff_version) in known(row.site)
+                )
+            ]
         count = 0
+        for _, mine in groupby(found, lambda row: row.id):
+            first, *_ = rows = list(mine)
+            self._log = Log(first.id, first.site, first.station, first.log_id, 0, b"")
+            try:
+                count += self._again(self._log, sorted({row.tx for row in rows}))
+            except Exception as error:
+                if passes(error):
+                    raise
+                self._leave(error)
+        return count
+
+    def _tariffs(self, site: str) -> set[tuple[int, int]]:
+        return {(t.tariff, t.version) for t in self.knows.books.tariffs(site)}
+
+    def _again(self, log: Log, txs: list[int]) -> int:
         with self.engine.begin() as connection:
-            for row in connection.execute(query).all():
-                rows = Rows(connection)
-                log = Log(row.id, row.site, row.station, row.log_id, 0, b"")
-                count += Pass(self.knows, rows, log).again(row.tx)
-                rows.write()
-            close_billed(connection, int(self.knows.clock()))
+            if not self._lock(connection, logs.c.id == log.id, 1):
+                return 0  # another reconciler is at it
+            rows = Rows(connection)
+            one = Pass(self.knows, rows, log)
+            count = sum(one.again(tx) for tx in txs)
+            rows.write()
+            close_billed(connection, int(self.knows.clock()), log)
         return count
 
     def take_up(self, note: str) -> None:
