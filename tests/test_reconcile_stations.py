@@ -1,6 +1,7 @@
 """The stations of a home as the reconciler knows them: read once, and again when they change."""
 
 import logging
+import os
 
 import pytest
 from charger import SITE, make_home
@@ -45,6 +46,23 @@ def test_what_did_not_change_is_not_read_again(home, stations):
     stations.refresh()
     assert home.read == 4
     assert [*stations.known[SITE, "cp-0"].keys.values()] == [REPLICAS[1].public]
+
+
+def test_two_changes_within_a_tick_of_the_clock_are_two(home, stations):
+    home.save_station(REPLICAS[1].record())
+    stamp = home.stations_folder.stat().st_mtime_ns
+    stations.refresh()
+    home.save_station(REPLICAS[3].record())
+    os.utime(home.stations_folder, ns=(stamp, stamp))
+    stations._looked = -stations._LOOK_AGAIN_S
+    assert [*stations.get(SITE, "cp-1").keys.values()] == [REPLICAS[3].public]
+
+
+def test_a_station_that_changes_its_site_is_at_one(home, stations):
+    home.save_station(REPLICAS[0].record() | {"site": "elsewhere"})
+    stations.refresh()
+    assert stations.get(SITE, "cp-0") is None
+    assert stations.get("elsewhere", "cp-0") is not None
 
 
 def test_one_station_is_looked_at_alone(home, stations):
@@ -93,6 +111,11 @@ def test_a_damaged_record_stops_nobody(home, stations, caplog):
         caplog.clear()
         assert stations.get(SITE, "cp-0") is not None  # as it was known
         home.save_station(REPLICAS[2].record())
+    path.write_bytes(b"{")
+    stations.refresh()
+    path.unlink()
+    stations.refresh()
+    assert stations.get(SITE, "cp-0") is None
     path.write_bytes(b"{")
     fresh = Stations(home)
     assert fresh.get(SITE, "cp-0") is None and fresh.get(SITE, "cp-1") is not None
