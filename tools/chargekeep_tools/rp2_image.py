@@ -1,7 +1,8 @@
 """RP2040 flash as a UF2 file or a dump: where the firmware ends and the file system begins.
 
 The image says both in its binary info (Pico SDK, pico/binary_info/defs.h and structure.h). A
-station's log lies between the two, right below the file system: boards/rp2_gap.py is its half.
+station's log lies between the two, right below the file system. boards/rp2_layout.py reads the
+same on the board, and needs MicroPython's modules for it: the host cannot import it.
 """
 
 import struct

@@ -9,7 +9,7 @@ from typing import Protocol
 from pymodbus.constants import ExcCodes
 from pymodbus.simulator import DataType, SimData, SimDevice
 
-from chargekeep_tools.sim.line import Peer
+from chargekeep_tools.sim.line import Peer, xor
 
 
 class Load(Protocol):
@@ -56,10 +56,7 @@ class SimOpenEvse(Peer):
 
     def _command(self, line: bytes) -> None:
         body, _, check = line.partition(b"^")
-        xor = 0
-        for c in body:
-            xor ^= c
-        if not body.startswith(b"$") or check != b"%02X" % xor:
+        if not body.startswith(b"$") or check != b"%02X" % xor(body):
             self.send(b"$NK^21\r", 115_200)
             return
         words = body[1:].decode().split(" ")
@@ -77,10 +74,7 @@ class SimOpenEvse(Peer):
         else:
             answer = "NK"
         body = b"$" + answer.encode()
-        xor = 0
-        for c in body:
-            xor ^= c
-        self.send(body + b"^%02X\r" % xor, 115_200)
+        self.send(body + b"^%02X\r" % xor(body), 115_200)
 
 
 class SimController:

@@ -1,11 +1,18 @@
 """The other end of a serial line: a pseudo-terminal, and a thread that plays a device on it."""
 
+import functools
+import operator
 import os
 import pty
 import select
 import threading
 import tty
 from pathlib import Path
+
+
+def xor(data: bytes) -> int:
+    """The block check of RAPI and of IEC 62056-21."""
+    return functools.reduce(operator.xor, data, 0)
 
 
 class Peer:

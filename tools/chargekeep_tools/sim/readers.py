@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 
-from chargekeep_tools.sim.line import Peer
+from chargekeep_tools.sim.line import Peer, xor
 from chargekeep_tools.sim.meter import Counting, EnergyCounter
 
 IMPORT = b"\x01\x00\x01\x08\x00\xff"  # OBIS 1-0:1.8.0*255
@@ -109,10 +109,7 @@ class SimIec62056(CountingPeer):
             "!",
         ]
         block = "\r\n".join(lines) + "\r\n\x03"
-        check = 0
-        for c in block.encode():
-            check ^= c
-        return even_parity("\x02" + block + chr(check))
+        return even_parity("\x02" + block + chr(xor(block.encode())))
 
 
 class SimPulses(Counting):
