@@ -5,7 +5,10 @@ import sys
 
 import pytest
 
+from chargekeep_tools import names
+from chargekeep_tools.compiler import compile_firmware
 from chargekeep_tools.link import LinkError, link
+from chargekeep_tools.programs import program
 
 SOURCES = {
     "main.py": "from p import app\nprint(app.main())\n",
@@ -128,3 +131,33 @@ def test_what_it_does_not_understand_it_says():
 def test_it_is_deterministic_and_optional():
     assert link(SOURCES, "p.app") == link(dict(reversed(SOURCES.items())), "p.app")
     assert link(SOURCES) == SOURCES  # no chargekeep.app
+
+
+FAILS = {
+    "chargekeep/__init__.py": "",
+    "chargekeep/part.py": "class Part:\n    def _fail(self, d):\n        return 1 // d\n"
+    "\n\ndef work():\n    return Part()._fail(0)\n",
+    "chargekeep/app.py": "from chargekeep import part\n\n\ndef main():\n    return part.work()\n",
+}
+
+
+def test_a_traceback_is_told_in_names_of_the_sources(tmp_path):
+    for path, text in FAILS.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text)
+    files = compile_firmware({path: tmp_path / path for path in FAILS})
+    for path, data in files.items():
+        (tmp_path / path).with_suffix(".py").unlink()
+        (tmp_path / path).write_bytes(data)
+    run = [program("micropython"), "-c", "from chargekeep import app; app.main()"]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
+    told = done.stdout + done.stderr
+    assert "_fail" not in told and "work" not in told
+    told = names.translated(told, names.table(FAILS)).splitlines()
+    places = [line.rpartition(": ")[2] for line in told[2:-1]]
+    assert places == [
+        "chargekeep/app.py:4 main",
+        "chargekeep/part.py:6 work",
+        "chargekeep/part.py:2 Part._fail",
+    ]
+    assert told[-1] == "ZeroDivisionError: divide by zero"

@@ -6,8 +6,10 @@ names by hash, and the files in the list's order, one after the other.
 """
 
 import hashlib
+import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from chargekeep_tools import keys, wire
+from chargekeep_tools import keys, names, wire
 from chargekeep_tools.codes import Exit, ToolError
 from chargekeep_tools.compiler import compile_firmware
 from chargekeep_tools.home import Home
@@ -129,15 +131,15 @@ def sources(board: str, root: Path) -> Iterator[tuple[str, Path]]:
     return ((path, found[path]) for path in sorted(found) if path not in ROOT_FILES)
 
 
+def _compiled(board: str, root: Path) -> dict[str, Path]:
+    thumb = BOARDS[board][1] == "armv6m"
+    return {p: s for p, s in sources(board, root) if thumb or not p.endswith("_thumb.py")}
+
+
 def compile_files(board: str, root: Path) -> tuple[dict[str, bytes], int]:
     """The compiled modules of a board, and the bytecode they need."""
     architecture = BOARDS[board][1]
-    listed = {
-        path: source
-        for path, source in sources(board, root)
-        if architecture == "armv6m" or not path.endswith("_thumb.py")
-    }
-    files = compile_firmware(listed, architecture)
+    files = compile_firmware(_compiled(board, root), architecture)
     native = architecture and any(data[2] >> 2 for data in files.values())
     return files, NATIVE[architecture] if architecture and native else BYTECODE
 
@@ -254,12 +256,17 @@ def build_command(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compile the firmware of BOARD and sign it for a site."""
+    """Compile the firmware of BOARD and sign it for a site.
+
+    What its tracebacks call things goes into a file beside it, for `bundle trace`.
+    """
     the_home = Home(home)
     bundle = build(the_home, site_of(the_home, site), board, version=version, key=key)
     path = output or Path(f"{board}-{bundle.listed[14]}.ckb")
     data = bundle.encode()
     path.write_bytes(data)
+    texts = {name: s.read_text() for name, s in _compiled(board, firmware_root()).items()}
+    Path(f"{path}.names").write_text(json.dumps(names.table(texts), indent=1) + "\n")
     summary = _summary(bundle) | {"path": str(path), "bytes": len(data)}
     show(
         summary, as_json, lambda: print(f"{path}: {len(bundle.files)} files, {len(data):,} bytes")
@@ -292,6 +299,20 @@ def show_command(path: Path, home: HomeOption = None, as_json: JsonOption = Fals
         table(("file", "bytes"), summary["files"].items())
 
     show(summary, as_json, human)
+
+
+@app.command("trace")
+def trace_command(
+    path: Annotated[
+        Path, typer.Argument(metavar="NAMES", help="The .names file beside the bundle.")
+    ],
+) -> None:
+    """Say of a station's traceback (standard input) what its functions are in the sources."""
+    try:
+        known = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ToolError(f"no {path}", Exit.USAGE, "bundle build writes one beside the bundle")
+    print(names.translated(sys.stdin.read(), known), end="")
 
 
 @app.command("mip")

@@ -61,13 +61,13 @@ def compile_firmware(
     """
     texts = {path: source.read_text() for path, source in sources.items()}
     return {
-        path.removesuffix(".py") + ".mpy": compile_module(text, _called(path), architecture)
+        path.removesuffix(".py") + ".mpy": compile_module(text, called(path), architecture)
         for path, text in _shortened(tuple(sorted(texts.items())), join)
     }
 
 
-def _called(path: str) -> str:
-    # A name that is in RAM anyway, unlike the path.
+def called(path: str) -> str:
+    """What a module calls itself in tracebacks: a name that is in RAM anyway, unlike its path."""
     return path.removesuffix(".py").removesuffix("/__init__").rpartition("/")[2]
 
 

@@ -311,6 +311,11 @@ class _Firmware:
 
     # What is written
 
+    def path(self, unit: str) -> str:
+        first, *more = self.units[unit]
+        alone = not more and first.name == unit
+        return first.path if alone else unit.replace(".", "/") + "/__init__.py"
+
     def text(self, unit: str) -> str:
         """The source of a unit."""
         members = self.units[unit]
@@ -384,9 +389,13 @@ def link(sources: Sources, entry: str = ENTRY) -> Sources:
     firmware = _Firmware(sources, entry)
     linked = {}
     for unit, members in firmware.units.items():
-        path = members[0].path
-        if len(members) > 1 or members[0].name != unit:
-            path = unit.replace(".", "/") + "/__init__.py"
-            linked |= {m.path: firmware.stub(m) for m in members if m.path != path}
+        path = firmware.path(unit)
+        linked |= {m.path: firmware.stub(m) for m in members if m.path != path}
         linked[path] = sources[path] if firmware.untouched(unit) else firmware.text(unit)
     return dict(sorted(linked.items()))
+
+
+def members(sources: Sources) -> dict[str, list[str]]:
+    """Of each module that `link` makes of a whole firmware: the paths of those that are in it."""
+    firmware = _Firmware(sources, ENTRY)
+    return {firmware.path(unit): [m.path for m in firmware.units[unit]] for unit in firmware.units}
