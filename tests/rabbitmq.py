@@ -37,13 +37,13 @@ class Node:
         self.distribution = free_port()
         self.process = None
         (self.folder / "conf.d").mkdir(parents=True)
-        (self.folder / "plugins").write_text("[rabbitmq_mqtt].\n")
 
     def write(self, names, access=None, more=""):
         """Its configuration. access: folder that `chargekeep rabbitmq` filled, to listen with
         TLS as well; more: lines that change what is deployed."""
         conf = self.folder / "conf.d"
         shutil.copy(_DEPLOY / "10-cluster.conf", conf)
+        (conf / "plugins").write_text("[rabbitmq_mqtt].\n")  # in one folder, as deployed
         lines = [
             f"listeners.tcp.1 = 127.0.0.1:{self.amqp}",
             f"mqtt.listeners.tcp.1 = 127.0.0.1:{self.mqtt}",
@@ -75,8 +75,8 @@ class Node:
             "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
             "RABBITMQ_LOG_BASE": str(self.folder / "log"),
             "RABBITMQ_PID_FILE": str(self.folder / "pid"),
-            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "plugins"),
-            "RABBITMQ_CONFIG_FILES": str(self.folder / "conf.d"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "conf.d" / "plugins"),
+            "RABBITMQ_CONFIG_FILES": str(self.folder / "conf.d" / "*.conf"),
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": _ERLANG,
             "ERL_AFLAGS": "-kernel inet_dist_use_interface {127,0,0,1}",

@@ -57,7 +57,8 @@ class Depot(Site):
         return f"{scheme}://{user}:{password}@{host}:{port}?ca={ca or self.ca}{more}"
 
     def shown(self, user=RECONCILER):
-        return f"&cert={self.ca.parent / user}.crt&key={self.ca.parent / user}.pem"
+        path = self.home.root / "ca" / "clients" / user
+        return f"&cert={path}.crt&key={path}.pem"
 
     def connect(self, name, node, ca=None, shows=None, **settings):
         """The VM of a station; shows: whose certificate [its own, if it has one]."""

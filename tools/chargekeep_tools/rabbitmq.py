@@ -17,7 +17,7 @@ import typer
 
 from chargekeep_tools.broker import OPERATOR, RECONCILER, host_accounts
 from chargekeep_tools.codes import Exit, ToolError
-from chargekeep_tools.credentials import Authority
+from chargekeep_tools.credentials import Auth, Authority
 from chargekeep_tools.home import Home
 from chargekeep_tools.options import HomeOption, JsonOption, new_app, show
 
@@ -116,8 +116,10 @@ def rabbitmq_command(
     as_json: JsonOption = False,
 ) -> None:
     """Write definitions.json for `rabbitmqctl import_definitions`, accounts.env for compose, and
-    certificates of the nodes and of those accounts; again after every new or revoked station,
-    then import."""
+    the certificate of the nodes; again after every new or revoked station, then import.
+
+    Certificates of those accounts are made in the home, in ca/clients.
+    """
     the_home = Home(home)
     accounts, stations, authority = (
         host_accounts(the_home),
@@ -126,7 +128,7 @@ def rabbitmq_command(
     )
     certificate, key = authority.server(host)
     out.mkdir(parents=True, exist_ok=True)
-    files = {
+    for name, data in {
         "definitions.json": json.dumps(definitions(stations, accounts), indent=1).encode(),
         "accounts.env": "".join(
             f"{user.upper()}_PASSWORD={password}\n" for user, password in accounts.items()
@@ -134,11 +136,20 @@ def rabbitmq_command(
         "ca.crt": authority.certificate_pem,
         "server.crt": certificate,
         "server.pem": key,
-    }
-    for user in accounts:
-        files[f"{user}.crt"], files[f"{user}.pem"] = authority.client(user)
-    for name, data in files.items():
+    }.items():
         (out / name).touch(0o600)
         (out / name).write_bytes(data)
-    count = len(stations)
-    show({"stations": count}, as_json, lambda: print(f"{out}: {count} stations"))
+    for user in accounts:
+        authority.client(user)
+    psk = [
+        station["station"]
+        for station in stations
+        if station["mqtt"].get("auth") == Auth.PSK and not station.get("revoked")
+    ]
+
+    def human() -> None:
+        print(f"{out}: {len(stations)} stations")
+        if psk:
+            print(f"  RabbitMQ lets nobody in by a pre-shared key: {', '.join(psk)}")
+
+    show({"stations": len(stations), "psk": psk}, as_json, human)

@@ -87,10 +87,12 @@ class AmqpSource(Source):
                 )
             except self.failures as error:
                 refusal = tls.refusal(where, error)
-                if refusal is not None:
+                if refusal is None:
+                    away = ConnectionError(f"{where}: {error!r}")  # it has no other text
+                else:
                     log_.warning("broker: %s", refusal)
-                refused, away = refusal or refused, away if refusal else error
-        raise away or refused or OSError("no host")
+                    refused = refusal
+        raise away or refused or ConnectionError("no host")
 
     def poll(self, timeout_s: float) -> None:
         self.connection.process_data_events(timeout_s)
