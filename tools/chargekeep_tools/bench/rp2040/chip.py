@@ -1,7 +1,7 @@
 """An RP2040 that runs a real MicroPython image, in its own time and the same way each time.
 
-Nothing depends on the wall clock, unless the board has a radio: then its idle time is paced, so
-that it does not outrun the sockets of this machine.
+Nothing depends on the wall clock, unless the board is connected by its radio: then its idle time
+is paced, so that it does not outrun the sockets of this machine.
 """
 
 import asyncio
@@ -119,7 +119,7 @@ class Chip:
                 return False
             self.serial.pump()
             loop.run(self._mcu, min(now + _SLICE_NS, end), _FOREVER)
-            if self._radio:
+            if self._radio and self._radio.connected:
                 self._pace((self._clock.nanos - now) / 1e9 - (time.monotonic() - wall))
         return True
 

@@ -36,6 +36,12 @@ class Radio(Cyw43439):
 
         bridge.handle_outbound_ethernet_frame = frame
 
+    @property
+    def connected(self) -> bool:
+        """Whether a connection of the board is open, or about to."""
+        bridge: Any = self.bus.nat_bridge
+        return bool(bridge._tcp._flows)
+
     async def _connect(self, host: str, port: int) -> Any:
         if host not in self.open:
             raise ConnectionRefusedError(host)
