@@ -85,13 +85,21 @@ def correct(data, length, crc):
     if difference & (difference - 1) == 0:
         struct.pack_into("<I", data, length, crc)
         return True
-    step = _POLYNOMIAL  # the difference that the last bit makes, then the one before, ...
+    # The difference that the last bit makes, then the one before, ... in halves: 32 bits are an
+    # object in the heap where integers have 31.
+    top, bottom = difference >> 16, difference & 0xFFFF
+    high, low = _POLYNOMIAL >> 16, _POLYNOMIAL & 0xFFFF
     for at in range(length - 1, -1, -1):
         bit = 0x80
         while bit:
-            if step == difference:
+            if low == bottom and high == top:
                 data[at] ^= bit
                 return True
-            step = (step >> 1) ^ (_POLYNOMIAL if step & 1 else 0)
+            out = low & 1
+            low = low >> 1 | (high & 1) << 15
+            high >>= 1
+            if out:
+                low ^= _POLYNOMIAL & 0xFFFF
+                high ^= _POLYNOMIAL >> 16
             bit >>= 1
     return False
