@@ -174,7 +174,7 @@ async def test_cloned_card():
     assert await s.refused("UID:04A1B2C3") == errors.UID_DISABLED
     await s.objects.accept("config", config(1, {6: True, 7: 3000}))
     d = await s.accepted("UID:04A1B2C3")
-    assert d.hearsay and d.max_wh == 3000
+    assert d.evidence[6:] == (True,) and d.max_wh == 3000  # its Started record says so
     # two cards at once
     s.begin(d, 1, 1)
     assert await s.refused("UID:04A1B2C3", 2) == errors.TOKEN_IN_USE

@@ -14,7 +14,9 @@ def test_names_of_new_and_old_records():
     assert named["cti"] == b"token--1" and named["kid"] == b"kid1" and named["tariff_version"] == 3
     assert [named[k] for k in ("exp", "clock_quality")] == EVIDENCE[:2]
     assert [named[k] for k in ("trust", "allowlist", "revocation", "config")] == EVIDENCE[2:]
-    assert len(records.FIELDS[2]) == len(STARTED + EVIDENCE)
+    assert "hearsay" not in named
+    bare = records.Record(1, 2, 2, *STAMP, [*STARTED, *EVIDENCE, True], b"", b"").fields
+    assert bare == named | {"hearsay": True} and len(bare) == len(records.FIELDS[2])
     old = records.Record(1, 2, 2, *STAMP, STARTED, b"", b"").fields
     assert old == {k: v for k, v in named.items() if k in old} and "exp" not in old
 

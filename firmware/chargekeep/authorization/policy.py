@@ -62,7 +62,8 @@ class Decision:
     @property
     def evidence(self):
         """What a Started record says of it, after the limits and the trigger."""
-        return (self.exp, self.quality) + self.versions
+        found = (self.exp, self.quality) + self.versions
+        return found + (True,) if self.hearsay else found
 
     def limit(self, max_wh, max_s=0, max_w=0):
         """Tighten the limits by these."""

@@ -41,7 +41,7 @@ FIELDS = {
         *("tx", "evse", "connector", "id_hash", "cti", "kid", "register_wh"),
         *("tariff", "tariff_version", "max_wh", "max_s", "max_w", "trigger"),
         # on what evidence; not in records of older firmware
-        *("exp", "clock_quality", "trust", "allowlist", "revocation", "config"),
+        *("exp", "clock_quality", "trust", "allowlist", "revocation", "config", "hearsay"),
     ),
     3: (*_TX, "register_wh", "charging_state"),
     4: (*_TX, "reason", "register_wh"),
