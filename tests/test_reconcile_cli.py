@@ -1,6 +1,8 @@
 """What an operator sees of the reconciler."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from charger import SITE
@@ -82,3 +84,14 @@ def test_run_ends_at_once_where_waiting_helps_nobody(run, tmp_path):
     words = ["reconcile", "run", "--broker", "mqtt://127.0.0.1:1"]
     run(words, Exit.DATABASE, f"sqlite:///{tmp_path}/none.db")
     run(words, Exit.USAGE, "quux://x/y")
+
+
+def test_metrics_that_are_documented_or_watched_exist(host):
+    metrics = pytest.importorskip("chargekeep_tools.reconcile.metrics")
+    names = set()
+    for family in metrics.Collector(host.reconciler).collect():
+        names |= {family.name + ("_total" if family.type == "counter" else "")}
+    tools = Path(__file__).resolve().parent.parent / "tools"
+    for file in ("README.md", "deploy/README.md", "deploy/alerts.yml"):
+        named = set(re.findall(r"chargekeep_[a-z_]+", (tools / file).read_text()))
+        assert named - {"chargekeep_tools"} <= names, file

@@ -126,7 +126,7 @@ def test_a_damaged_record_stops_nobody(home, stations, caplog):
 change = st.tuples(st.sampled_from(["save", "remove", "look", "refresh"]), st.integers(0, 5))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(change, max_size=12))
 def test_after_any_changes_a_refresh_knows_what_is_there(tmp_path_factory, changes):
     home = Home(tmp_path_factory.mktemp("home"))

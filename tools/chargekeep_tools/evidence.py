@@ -111,10 +111,10 @@ def read(data: bytes, key_for: wire.KeyFor) -> Evidence:
             body[16],
             body[17],
         )
-    except (KeyError, TypeError, ValueError) as e:
+        if evidence.energy_wh < 0:
+            raise EvidenceError("negative energy")
+    except (LookupError, TypeError, ValueError) as e:
         raise EvidenceError(f"form: {e}") from e
-    if evidence.energy_wh < 0:
-        raise EvidenceError("negative energy")
     return evidence
 
 

@@ -1,22 +1,34 @@
 """A log's records, applied in their order: transactions, bills, and what an operator is asked.
 
-What is known of a transaction is collected (thinning moves records), and it is billed at the
-record that completes it. A bill is never edited.
+What is known of a transaction is collected, and it is billed at the record that completes it; if
+thinning moved that one, once what was moved with it is there. A bill is never edited.
 """
 
-import re
 from bisect import insort
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import cbor2
 import sqlalchemy as sa
 
 from chargekeep_tools import wire
 from chargekeep_tools.reconcile import bill, policy
 from chargekeep_tools.reconcile.attest import differences
 from chargekeep_tools.reconcile.books import Books
+from chargekeep_tools.reconcile.payload import (
+    CLOCK_SET,
+    EVIDENCE,
+    HEAD,
+    INTERPRETED,
+    METER_SEGMENT,
+    NEWEST_TYPE,
+    STAMP,
+    THINNED,
+    TX_ENDED,
+    TX_STARTED,
+    TX_UPDATED,
+    read,
+)
 from chargekeep_tools.reconcile.rows import Rows
 from chargekeep_tools.reconcile.schema import (
     adjustments,
@@ -41,14 +53,7 @@ from chargekeep_tools.reconcile.verify import (
     records_of,
 )
 
-TX_STARTED, TX_UPDATED, TX_ENDED, CLOCK_SET, METER_SEGMENT = 2, 3, 4, 7, 11
-HEAD, THINNED, EVIDENCE = 12, 13, 15
-_INTERPRETED = (TX_STARTED, TX_UPDATED, TX_ENDED, CLOCK_SET, METER_SEGMENT, HEAD, EVIDENCE)
-_NEWEST_TYPE = 15
-_STAMP = 4  # elements of a payload before its body: time, quality, boot id, uptime
 _ALL = 1 << 62  # above every id
-_PLAIN = frozenset((int, bytes, str, bool, type(None)))
-_WIDE = re.compile(rb"[\x1b\x3b\xc2\xc3]")  # where integers of 64 bits and more begin
 
 
 @dataclass
@@ -109,31 +114,24 @@ class Pass:
         return here | {seq for (seq,) in self.connection.execute(query)}
 
     def _apply(self, record: Record) -> None:
-        when, quality, boot, uptime = None, 0, 0, 0
+        stamp: list[Any] = [None, 0, 0, 0]
         try:
-            payload = _payload(record.payload)
-            when, quality, boot, uptime = stamp = payload[:_STAMP]
-            if not (
-                type(quality) is type(boot) is type(uptime) is int
-                and (when is None or type(when) is int)
-            ):
-                when, quality, boot, uptime = None, 0, 0, 0
-                raise ValueError("no time stamp")
-            if record.type in _INTERPRETED or record.type > _NEWEST_TYPE:
-                self._interpret(record, stamp, payload[_STAMP:])
-        except (wire.WireError, ValueError, TypeError, IndexError, KeyError) as error:
+            stamp, body = read(record.type, record.payload)
+            if record.type in INTERPRETED:
+                self._interpret(record, stamp, body)
+            elif record.type > NEWEST_TYPE:
+                self._raise("unknown_record", record.at, f"type {record.type}")
+        except ValueError as error:
             self._raise("unreadable", record.at, str(error))
         kind, data = record.type, record.payload
-        self.rows.records.append(
-            (self.log.id, record.seq, kind, when, quality, boot, uptime, data)
-        )
+        self.rows.records.append((self.log.id, record.seq, kind, *stamp, data))
 
     def _interpret(self, record: Record, stamp: list[Any], body: list[Any]) -> None:
         kind, seq = record.type, record.seq
         if kind in (TX_STARTED, TX_UPDATED, TX_ENDED):
             self._transaction(record, stamp, body)
         elif kind == METER_SEGMENT:
-            insort(self._read_segments(), (seq, int(body[0]), int(body[1])))
+            insort(self._read_segments(), (seq, body[0], body[1]))
             if record.moved:
                 self._late_segment(record)
         elif kind == CLOCK_SET:
@@ -142,12 +140,10 @@ class Pass:
             self._head(record, *body[:3])
         elif kind == EVIDENCE:
             self._evidence(record, *body[:2])
-        elif kind > _NEWEST_TYPE:
-            self._raise("unknown_record", record.at, f"type {kind}")
 
     def _head(self, record: Record, seq: int, link: bytes, signature: bytes) -> None:
         """A head must be signed by the station, and be the chain's."""
-        if type(seq) is not int or not 0 < seq < 1 << 32:
+        if not 0 < seq < 1 << 32:
             raise ValueError("no slot")
         station = self.knows.stations.get(self.log.site, self.log.station)
         message = head_message(self.log.log_id, seq, link)
@@ -169,7 +165,7 @@ class Pass:
 
     def _transaction(self, record: Record, stamp: list[Any], body: list[Any]) -> None:
         when, _, boot, uptime = stamp
-        row = self._row(int(body[0]))
+        row = self._row(body[0])
         if record.type == TX_STARTED:
             _, evse, connector, id_token, cti, kid, register, tariff, version = body[:9]
             row.update(
@@ -212,7 +208,7 @@ class Pass:
                 self.unsettled = True
             else:
                 self._bill(row, record)
-                self._attest(row, self._energy(row)[0])
+                self._attest(row)
 
     def _keep(self, row: dict[str, Any]) -> None:
         self.rows.transactions[self.log.id, row["tx"]] = row
@@ -251,14 +247,12 @@ class Pass:
     # Evidence
 
     def _evidence(self, record: Record, tx: int, sealed: bytes) -> None:
-        if type(tx) is not int or type(sealed) is not bytes:
-            raise ValueError("no evidence")
         row = self._row(tx)
         row["evidence_seq"] = record.seq
         self._keep(row)
-        self._attest(row, self._energy(row)[0] if _complete(row) else None, sealed)
+        self._attest(row, sealed)
 
-    def _attest(self, row: dict[str, Any], energy_wh: int | None, sealed: bytes = b"") -> None:
+    def _attest(self, row: dict[str, Any], sealed: bytes = b"") -> None:
         """What the station signed about a transaction must be what its records say."""
         station = self.knows.stations.get(self.log.site, self.log.station)
         if station is None or row["evidence_seq"] is None:
@@ -268,7 +262,8 @@ class Pass:
             self.rows.write()
             same = records.c.log == self.log.id, records.c.seq == row["evidence_seq"]
             query = sa.select(records.c.payload).where(*same)
-            sealed = wire.loads(self.connection.execute(query).scalar_one())[_STAMP + 1]
+            _, (_, sealed, *_) = read(EVIDENCE, self.connection.execute(query).scalar_one())
+        energy_wh = self._energy(row)[0] if _complete(row) else None
         detail = differences(sealed, station, self.log, row, energy_wh)
         if detail:
             self._raise("evidence_mismatch", row["evidence_seq"], detail, row)
@@ -295,7 +290,7 @@ class Pass:
             row = self._row(tx)
             if self._made(row) is not None:
                 self._bill(row, record)
-                self._attest(row, self._energy(row)[0])
+                self._attest(row)
 
     def _settle(self) -> None:
         self.unsettled = False
@@ -316,7 +311,7 @@ class Pass:
         for tx in self.connection.scalars(query).all():
             row = self._row(tx)
             self._bill(row)
-            self._attest(row, self._energy(row)[0])
+            self._attest(row)
         self.rows.write()
         close_billed(self.connection, self._now(), self.log)
 
@@ -463,7 +458,7 @@ class Pass:
                 records.c.log == self.log.id, records.c.type == METER_SEGMENT
             )
             self._segments = [
-                (seq, *wire.loads(payload)[_STAMP : _STAMP + 2])
+                (seq, *wire.loads(payload)[STAMP : STAMP + 2])
                 for seq, payload in self.connection.execute(query.order_by(records.c.seq))
             ]
         return self._segments
@@ -486,16 +481,3 @@ class Pass:
 
 def _complete(row: dict[str, Any]) -> bool:
     return row["started_seq"] is not None and row["ended_seq"] is not None
-
-
-def _payload(data: bytes) -> list[Any]:
-    """`wire.loads` of a record, which is a flat list: several times as fast."""
-    if _WIDE.search(data) is None:
-        try:
-            value = cbor2.loads(data)
-            if type(value) is list and _PLAIN.issuperset(map(type, value)):
-                if cbor2.dumps(value) == data:
-                    return value
-        except (cbor2.CBORDecodeError, ValueError):
-            pass
-    return wire.loads(data)

@@ -16,11 +16,10 @@ from websockets.asyncio.client import connect
 from websockets.typing import Subprotocol
 
 from chargekeep_tools import wire
-from chargekeep_tools.reconcile.apply import TX_ENDED, TX_STARTED, TX_UPDATED
+from chargekeep_tools.reconcile.payload import STAMP, TX_ENDED, TX_STARTED, TX_UPDATED
 from chargekeep_tools.reconcile.schema import batches, bills, delivered, logs, records
 
 _KINDS = {TX_STARTED: "Started", TX_UPDATED: "Updated", TX_ENDED: "Ended"}
-_STAMP = 4
 _PROTOCOL = Subprotocol("ocpp2.0.1")
 # FORMATS.md section 4 encodes these enumerations of OCPP 2.0.1 part 2, section 3
 TRIGGERS = (
@@ -60,7 +59,7 @@ def events(connection: sa.Connection, row: Any) -> Iterable[call.TransactionEven
     first = sa.select(sa.func.min(batches.c.received)).where(batches.c.log == row.id)
     received = connection.scalar(first) or 0
     for record in connection.execute(query).mappings():
-        body = wire.loads(record["payload"])[_STAMP:]
+        body = wire.loads(record["payload"])[STAMP:]
         if body[0] == row.tx:
             # A station that did not know the time: when the host first heard of it.
             when = record["time"] if record["time"] is not None else received
