@@ -342,11 +342,13 @@ class Reader:
         if after_seq >= settled:
             return
         slots = memoryview(bytearray(max(max_bytes, record.MAX_SLOTS * SLOT)))
+        part = whole = memoryview(self._slot)
+        its_link = whole[record.LINK_AT : record.CRC_AT]
         runs = []
         used = first = place = 0
         before = None
         last = end = count = 0  # seq, bytes, runs and link at the end of the last whole record
-        its_link = None
+        link = None
         pending = 0  # slots since then
         news = False
         for found in self._slots(after_seq, True):
@@ -361,15 +363,15 @@ class Reader:
             if not first:
                 if not slot or not slot[3] & record.FIRST:
                     continue
-                slot = bytes(slot)
+                kept = bytes(slot)
                 first = seq
                 before = self._link_before(block, index, seq)
                 yield
+                slot[:] = kept
             elif not slot:
                 break
-            part = view = memoryview(slot)
             if short:
-                part = view[2 : 4 + (slot[3] & record.LENGTH)]
+                part = whole[2 : 4 + (slot[3] & record.LENGTH)]
             start, used = used, used + len(part)
             if used > len(slots):
                 break
@@ -377,7 +379,7 @@ class Reader:
             alone = len(runs) == 1 and not any(before)
             if not runs or sector != runs[-1][0] or index != place or alone:
                 runs.append([sector, index, start, None])
-            link = runs[-1][3] = bytes(view[record.LINK_AT : record.CRC_AT])
+            runs[-1][3] = bytes(its_link)
             place = index + 1
             pending += 1
             if not slot[3] & record.LAST:
@@ -388,11 +390,11 @@ class Reader:
             last = seq
             end = used
             count = len(runs)
-            its_link = link
+            link = runs[-1][3]
             pending = 0
         if news:
             del runs[count:]
-            runs[-1][3] = its_link
+            runs[-1][3] = link
             for run in reversed(runs):
                 run[2], end = slots[run[2] : end], run[2]
             yield first, last, before, runs
