@@ -3,6 +3,7 @@
 Everything of a comparison runs in the same call, in turns, on one mosquitto. The station is
 measured until the host has committed and acknowledged all, its peer until the broker has: on the
 bare loopback, and (`_20ms_`) through a link with 20 ms round trip, as Wi-Fi and a router have.
+With CHARGEKEEP_RP2_IMAGE also what a batch takes of that image's time and heap.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from chargekeep_tools import keys, objects, wire
+from chargekeep_tools.bench import Unavailable, firmware, open_board
 from chargekeep_tools.broker import RECONCILER, Broker
 from chargekeep_tools.home import Home
 from chargekeep_tools.reconcile import cli, store
@@ -28,6 +30,33 @@ SITE = "depot"
 VM_RECORDS = 3000
 BASELINE_RECORDS = 100
 ROUND_TRIP_S = 0.02
+BATCHES = """
+import gc, time
+from chargekeep.board import open_board
+from chargekeep.ledger.ring import Ledger
+class Clock:
+    def stamp(self):
+        return [1_800_000_000, 3, 1, 77]
+device, key = open_board().ledger_device(), bytes(32)
+Ledger.format(device, bytes(16), key)
+ledger = Ledger(device, key, Clock())
+ledger.mount()
+for i in range(200):
+    ledger.append(3, [5, i, 8, 1_234_567 + i, 1])
+longest = most = last = 0
+while last < 200:
+    gc.collect()
+    gc.disable()
+    heap = gc.mem_alloc()
+    began = time.ticks_us()
+    for found in ledger.batch(last, 1280, True):
+        longest = max(longest, time.ticks_diff(time.ticks_us(), began))
+        began = time.ticks_us()
+    last = found[1]
+    most = max(most, gc.mem_alloc() - heap)
+    gc.enable()
+print(longest, most)
+"""
 PATHS = [".frozen", ROOT / "firmware", ROOT / "boards/UNIX", ROOT / "tests"]
 
 
@@ -153,8 +182,24 @@ def wire_bytes() -> float:
     return (1 + (2 if length < 16384 else 3) + length) / 32
 
 
+def on_image() -> dict[str, float]:
+    """The longest that a batch holds up all else, and the garbage that the worst one leaves."""
+    with tempfile.TemporaryDirectory() as name, open_board("RPI_PICO", Path(name)) as board:
+        board.install(firmware.files(board.name))
+        longest_us, heap = map(int, board.exec(BATCHES).split())
+    return {
+        "sync_batch_longest_step_ms_on_image": longest_us / 1000,
+        "sync_batch_heap_bytes_on_image": heap,
+    }
+
+
 def run() -> dict[str, float]:
     """Rates in records a second where the name does not say otherwise."""
+    try:
+        found = on_image()
+    except Unavailable as reason:
+        print(reason)
+        found = {}
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(Path(name))
         with bench.broker:
@@ -164,7 +209,7 @@ def run() -> dict[str, float]:
             with Link(bench.broker.port, ROUND_TRIP_S / 2).running() as port:
                 far_drained = VM_RECORDS / bench.drain(VM_RECORDS, port, "far")
                 far_baseline = BASELINE_RECORDS / bench.publish_wait(port)
-    return {
+    return found | {
         "sync_bytes_per_record_on_wire": round(wire_bytes(), 1),
         "sync_drain_records_per_s": round(drained),
         "sync_drain_20ms_records_per_s": round(far_drained),
