@@ -85,7 +85,7 @@ async def test_starting_again_brings_retained_objects_again():
     await station.inbox.start()
     sent = [packet for packet in station.broker.received if packet[0] == 0x82]
     assert len(sent) == 4 and len({packet[4:] for packet in sent}) == 2
-    station.client.drop()
+    station.broker.links[-1].end()
     await until(lambda: station.client.session == 2 and station.client.connected)
     await until(lambda: len(station.broker.links[1].writes) == 3)
 

@@ -22,6 +22,14 @@ async def started(broker, **options):
     return client, task
 
 
+async def published(client, topic, payload, **how):
+    """Publish, and until the PUBACK."""
+    session = client.session
+    await client.publish(topic, payload, **how)
+    while client._pending:
+        await client._changed(session)
+
+
 async def refused(awaitable, code):
     try:
         await awaitable
@@ -40,7 +48,7 @@ async def test_connect_carries_identity_and_will():
     ), packet
 
 
-async def test_publish_is_one_write_and_waits_for_its_puback():
+async def test_publish_is_one_write_and_in_flight_until_its_puback():
     held = []
 
     def script(link, data):
@@ -51,7 +59,7 @@ async def test_publish_is_one_write_and_waits_for_its_puback():
 
     broker = Broker(script)
     client, _ = await started(broker, timeout_ms=5000)
-    task = asyncio.create_task(client.publish("a/b", b"x" * 2000, retain=True))
+    task = asyncio.create_task(published(client, "a/b", b"x" * 2000, retain=True))
     await until(lambda: held)
     header, topic, packet_id, payload = held[0]
     assert (header, topic, payload) == (0x33, "a/b", b"x" * 2000)
@@ -79,7 +87,7 @@ async def test_window_bounds_what_is_unacknowledged():
 
     async def send():
         for _ in range(5):
-            await client.publish("t", b"", wait=False)
+            await client.publish("t", b"")
 
     task = asyncio.create_task(send())
     await until(lambda: len(ids) == 3)
@@ -111,7 +119,7 @@ async def test_many_publishes_do_not_grow_the_heap():
         if i == 10:
             gc.collect()
             used = gc.mem_alloc()
-        await client.publish("t", payload)
+        await published(client, "t", payload)
         broker.received.clear()
         broker.links[0].writes.clear()
     gc.collect()
@@ -155,8 +163,8 @@ async def test_too_large_message_is_skipped_acknowledged_and_counted():
 async def test_too_large_packet_out_is_refused():
     broker = Broker()
     client, _ = await started(broker, send=128)
-    await refused(client.publish("t", bytes(200)), errors.SYNC_TOO_LARGE)
-    await client.publish("t", bytes(100))
+    await refused(published(client, "t", bytes(200)), errors.SYNC_TOO_LARGE)
+    await published(client, "t", bytes(100))
     assert client.session == 1
 
 
@@ -166,7 +174,7 @@ async def test_subscriptions_are_renewed_on_every_connection():
     await client.subscribe("a/+")
     await client.subscribe("b")
     await client.unsubscribe("b")
-    client.drop()
+    broker.links[0].end()
     await until(lambda: client.session == 2 and client.connected)
     await until(lambda: len(broker.links[1].writes) == 2)
     assert broker.links[1].writes[1][4:] == b"\x00\x03a/+\x01"
@@ -207,7 +215,7 @@ async def test_garbage_from_the_broker_is_counted_and_survived():
         broker.links[0].feed(garbage)
         await until(lambda client=client: client.session == 2 and client.connected)
         assert client.count.errors == {errors.SYNC_PROTOCOL: 1}, (garbage, client.count.errors)
-        await client.publish("t", b"")
+        await published(client, "t", b"")
         task.cancel()
 
 
@@ -231,7 +239,7 @@ async def test_refused_and_silent_brokers():
         client = client_of(broker, timeout_ms=100)
         task = asyncio.create_task(client.run())
         await until(lambda client=client, code=code: client.count.errors.get(code, 0) >= 2)
-        await refused(client.publish("t", b""), errors.SYNC_CLOSED)
+        await refused(published(client, "t", b""), errors.SYNC_CLOSED)
         task.cancel()
 
 
@@ -258,9 +266,9 @@ async def test_drop_in_mid_publish_raises_and_reconnects():
         return accept(link, data)
 
     client, _ = await started(Broker(script))
-    await refused(client.publish("t", b"1"), errors.SYNC_CLOSED)
+    await refused(published(client, "t", b"1"), errors.SYNC_CLOSED)
     await client.wait_connected()
-    await client.publish("t", b"1")
+    await published(client, "t", b"1")
     assert client.count.errors == {errors.SYNC_CLOSED: 1}
 
 
@@ -277,7 +285,7 @@ async def test_missing_puback_times_out():
         return None if data[0] & 0xF0 == 0x30 else accept(link, data)
 
     client, _ = await started(Broker(script), timeout_ms=200)
-    await refused(client.publish("t", b"1"), errors.SYNC_CLOSED)
+    await refused(published(client, "t", b"1"), errors.SYNC_CLOSED)
     assert client.count.errors == {errors.SYNC_TIMEOUT: 1}
 
 
@@ -285,10 +293,10 @@ async def test_shut_window_times_out_and_frees_the_writer():
     broker = Broker()
     client, _ = await started(broker, timeout_ms=200)
     broker.links[0].stuck = True
-    await refused(client.publish("t", b"1"), errors.SYNC_CLOSED)
+    await refused(published(client, "t", b"1"), errors.SYNC_CLOSED)
     assert client.count.errors == {errors.SYNC_TIMEOUT: 1}
     await client.wait_connected()
-    await client.publish("t", b"2")
+    await published(client, "t", b"2")
 
 
 async def test_quiet_connection_is_kept_alive():
@@ -315,7 +323,7 @@ async def test_keep_alive_counts_from_the_last_packet_sent():
     broker = Broker()
     client, _ = await started(broker, keepalive=2)
     for _ in range(12):
-        await client.publish("t", b"")
+        await published(client, "t", b"")
         await asyncio.sleep_ms(100)
     assert b"\xc0\x00" not in broker.received
     for _ in range(16):

@@ -163,7 +163,7 @@ async def test_reconnect_resumes_from_the_acknowledged_cursor():
     await until(lambda: len(station.sent) == 4)
     await station.acknowledge(10)
     await until(lambda: len(station.sent) == 5)
-    station.client.drop()
+    station.broker.links[-1].end()
     await until(lambda: len(station.sent) == 9)
     assert [s[:2] for s in station.sent[5:]] == [(1, 11), (1, 21), (1, 31), (1, 41)]
     assert station.outbox.resent == 4
@@ -200,7 +200,7 @@ async def test_status_goes_ahead_of_the_backlog_and_is_retained():
     station.outbox.status(b'{"state":"online"}')
     await until(lambda: len(station.topics) == 7)  # with the window full
     assert station.topics[6] == (base + "status", 1, b'{"state":"online"}')
-    station.client.drop()
+    station.broker.links[-1].end()
     count = len(station.topics)
     await until(lambda: len(station.topics) >= count + 2)
     assert station.topics[count + 1] == (base + "status", 1, b'{"state":"online"}')
@@ -241,7 +241,7 @@ async def test_an_answer_is_published_once():
     here = await Station(3).start()
     here.outbox.answer(b"first")
     await until(lambda: [topic for topic, _, _ in here.topics if "diagnosis" in topic])
-    here.client.drop()
+    here.broker.links[-1].end()
     await until(lambda: here.client.session == 2 and here.client.connected)
     here.outbox.answer(b"second")
     await until(lambda: [data for _, _, data in here.topics if data == b"second"])

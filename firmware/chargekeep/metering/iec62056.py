@@ -15,8 +15,6 @@ from chargekeep.errors import (
 )
 from chargekeep.metering.rate import Rate
 
-_STX = const(2)
-_ETX = const(3)
 _ACK = "\x06"
 _BAUDRATES = b"0123456"  # 300 to 19,200: section 6.3.14, mode C identification
 _BEGIN_BAUDRATE = const(300)

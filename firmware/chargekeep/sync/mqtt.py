@@ -22,7 +22,6 @@ _UNSUBSCRIBE = const(0xA2)
 _UNSUBACK = const(0xB0)
 _PINGREQ = const(0xC0)
 _PINGRESP = const(0xD0)
-_DISCONNECT = const(0xE0)
 _LAST_ID = const(65535)
 _LENGTH_BYTES = const(4)  # 2.2.3
 _WATCH_MS = const(100)
@@ -104,8 +103,8 @@ class MqttClient:
             await asyncio.sleep_ms(delay // 2 + random.getrandbits(16) * delay // 65536)
             delay = min(2 * delay, longest)
 
-    async def publish(self, topic, payload, retain=False, wait=True, more=b""):
-        """Send at QoS 1; with `wait` until the broker's PUBACK, which says nothing about storage.
+    async def publish(self, topic, payload, retain=False, more=b""):
+        """Send at QoS 1. The PUBACK is not awaited: it says nothing about storage.
 
         `more` follows `payload`, so that two parts need not be joined before.
 
@@ -130,8 +129,6 @@ class MqttClient:
             self._ask()
             self._pending.add(packet_id)
             await self._flush(at, session)
-        while wait and packet_id in self._pending:
-            await self._changed(session)
 
     async def subscribe(self, topic_filter):
         """Ask for a filter now, where connected, and on every connection from now on.
@@ -152,10 +149,6 @@ class MqttClient:
     async def wait_connected(self):
         while not self.connected:
             await self._news.wait()
-
-    def drop(self, code=errors.SYNC_CLOSED, detail="dropped"):
-        """Give this connection up; `run` makes the next one."""
-        self._fail(ChargekeepError(code, detail))
 
     # -- one connection
 

@@ -124,7 +124,7 @@ class Outbox:
         client = self.client
         self._rewind()
         shown = None
-        await client.publish(self.connection_topic, b"online", retain=True, wait=False)
+        await client.publish(self.connection_topic, b"online", retain=True)
         while client.connected and client.session == session:
             if self._status is not shown:
                 shown = self._status
@@ -148,7 +148,7 @@ class Outbox:
 
     async def _tell(self, topic, payload, retain):
         try:
-            await self.client.publish(topic, payload, retain=retain, wait=False)
+            await self.client.publish(topic, payload, retain=retain)
         except ChargekeepError as e:
             if e.code != errors.SYNC_TOO_LARGE:
                 raise
@@ -183,13 +183,13 @@ class Outbox:
         if first > self._sent + 1:
             body[_FOLLOWS] = self._sent  # what is between is gone here: do not wait for it
         body = cbor.dumps(body)
-        batch = runs = None  # memory is short while it is signed
+        batch = found = runs = None  # memory is short while it is signed
         digest = cbor.dumps(hashlib.sha256(body).digest())
         head = await cose.seal_sign1_async(cose.LEDGER_BATCH, self.kid, digest, self.sign)
         if not self._flight:
             self._progress_at = ticks_ms()
         self._flight.append(last)
         self._sent = last
-        await self.client.publish(self.log_topic, head, wait=False, more=body)
+        await self.client.publish(self.log_topic, head, more=body)
         self.batches += 1
         return True
