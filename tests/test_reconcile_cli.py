@@ -86,6 +86,19 @@ def test_run_ends_at_once_where_waiting_helps_nobody(run, tmp_path):
     run(words, Exit.USAGE, "quux://x/y")
 
 
+def test_evidence_of_before_a_station_was_replaced_verifies(host, monkeypatch, capsys, tmp_path):
+    old, new = Replica(SITE, "cp-2"), Replica(SITE, "cp-2", seed=1)
+    host.home.save_station(new.record() | {"former": [old.record()]})
+    file = tmp_path / "evidence"
+    for replica in (old, new):
+        file.write_bytes(wire.seal_sign1(wire.EVIDENCE, replica.key, charge(replica)))
+        words = ["evidence", "verify", str(file), "--station", "cp-2"]
+        monkeypatch.setattr("sys.argv", ["chargekeep", *words, "--home", str(host.home.root)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code and "1000 Wh" in capsys.readouterr().out
+
+
 def test_metrics_that_are_documented_or_watched_exist(host):
     metrics = pytest.importorskip("chargekeep_tools.reconcile.metrics")
     names = set()

@@ -139,9 +139,10 @@ def verify_command(
         data = bytes.fromhex(data.decode())
     except ValueError:
         pass  # it was binary
-    key = bytes.fromhex(Home(home).station(station)["public_key"])
-    try:
-        evidence = verify(data, key)
+    from chargekeep_tools.reconcile.verify import Station
+
+    try:  # the keys that it had before as well
+        evidence = read(data, Station.of(Home(home).station(station)).key_for)
     except EvidenceError as e:
         raise ToolError(f"refused: {e}", Exit.FAILED) from e
 
