@@ -63,7 +63,7 @@ class Download:
         finally:
             if app.download is self:  # else a newer bundle has come
                 app.download = None
-                for name in ("download", "stage", "manifest"):
+                for name in ("stage", "manifest"):
                     forget("chargekeep.update." + name)
             await self._unfollow()
         if code:
