@@ -12,10 +12,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from chargekeep_tools import issue, keys, trust
+from chargekeep_tools import bundle as bundles
+from chargekeep_tools import issue, keys, provision, trust
 from chargekeep_tools.bench import Unavailable, firmware, open_board
 from chargekeep_tools.bench.emulated import EmulatedBoard
 from chargekeep_tools.bench.rp2040 import filesystem
+from chargekeep_tools.device import Device
 from chargekeep_tools.home import Home
 
 VERIFY = """
@@ -86,8 +88,12 @@ def measure(board: EmulatedBoard, home: Home) -> dict[str, float]:
     mount_us, recall_us, unfed_us = full_ring_us(board, home.root.parent)
     verify_us, sign_us = map(int, board.exec(VERIFY).split())
     board.power_cut()
+    board.flash = b""  # from an image without a file to a station that has tried its parts
+    bundle = bundles.build(home, "bench", board.name, version="0.0.1")
+    board.power_on(app=False)
     began = board.now_s
-    board.commission(home, "bench", board.name)
+    device = Device(board.transport(), board.name)
+    provision.provision_on(home, device, "bench", board.name, bundle=bundle, test=True)
     provision_s = board.now_s - began
     board.power_cut()
 
