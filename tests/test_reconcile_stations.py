@@ -92,6 +92,7 @@ def test_a_flood_under_a_foreign_key_reads_nothing(tmp_path):
 def test_a_station_that_was_made_anew_is_believed_at_once(tmp_path):
     host = Host(tmp_path)
     host.add(Replica(SITE, "cp-1"))
+    assert host.reconciler.stations.get(SITE, "cp-1") is not None  # and not soon again
     new = Replica(SITE, "cp-1", seed=1)
     new.charge(10)
     host.home.save_station(new.record())

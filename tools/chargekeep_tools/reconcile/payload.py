@@ -18,21 +18,33 @@ STAMP = 4  # elements of a payload before its body: time, quality, boot id, upti
 _PLAIN = frozenset((int, bytes, str, bool, type(None)))
 _WIDE = re.compile(rb"[\x1b\x3b\xc2\xc3]")  # where integers of 64 bits and more begin
 
-# Of each element, in order: n number, N number or null, c smaller number (a code, say), q quality
-# of a time, b bytes, B bytes or null.
-_STAMP_SHAPE = "Nqnn"
+_NUMBER, _CODE, _QUALITY = 1 << 40, 1 << 31, 4  # above each; a price of any number fits
+_ELEMENTS: dict[str, tuple[tuple[type, ...], int]] = {
+    "n": ((int,), _NUMBER),
+    "N": ((int, type(None)), _NUMBER),
+    "c": ((int,), _CODE),
+    "q": ((int,), _QUALITY),
+    "b": ((bytes,), 0),
+    "B": ((bytes, type(None)), 0),
+}
+"""A letter for an element: its types, and what a number of it is below."""
+
+
+def _shape(letters: str) -> list[tuple[tuple[type, ...], int]]:
+    return [_ELEMENTS[letter] for letter in letters]
+
+
+_STAMP_SHAPE = _shape("Nqnn")
 _SHAPES = {
-    TX_STARTED: "nccBBBNnnnnnc",
-    TX_UPDATED: "nccNc",
-    TX_ENDED: "ncccN",
-    CLOCK_SET: "",
-    METER_SEGMENT: "nn",
-    HEAD: "nbb",
-    EVIDENCE: "nb",
+    TX_STARTED: _shape("nccBBBNnnnnnc"),
+    TX_UPDATED: _shape("nccNc"),
+    TX_ENDED: _shape("ncccN"),
+    CLOCK_SET: [],
+    METER_SEGMENT: _shape("nn"),
+    HEAD: _shape("nbb"),
+    EVIDENCE: _shape("nb"),
 }
 INTERPRETED = frozenset(_SHAPES)
-_TYPES = {"n": int, "N": int, "c": int, "q": int, "b": bytes, "B": bytes}
-_BELOW = {"n": 1 << 40, "N": 1 << 40, "c": 1 << 31, "q": 4}  # a price of any of these fits
 
 
 def read(kind: int, data: bytes) -> tuple[list[Any], list[Any]]:
@@ -43,23 +55,17 @@ def read(kind: int, data: bytes) -> tuple[list[Any], list[Any]]:
     stamp, body = payload[:STAMP], payload[STAMP:]
     if not _fits(stamp, _STAMP_SHAPE):
         raise ValueError("no time stamp")
-    if not _fits(body, _SHAPES.get(kind, "")):
+    if not _fits(body, _SHAPES.get(kind, [])):
         raise ValueError(f"no record of type {kind}")
     return stamp, body
 
 
-def _fits(values: list[Any], shape: str) -> bool:
+def _fits(values: list[Any], shape: list[tuple[tuple[type, ...], int]]) -> bool:
     if len(values) < len(shape):
         return False
-    for value, what in zip(values, shape, strict=False):
-        if value is None:
-            if what not in "NB":
-                return False
-        elif type(value) is not _TYPES[what]:
+    for value, (types, below) in zip(values, shape, strict=False):
+        if type(value) not in types or (below and value is not None and not 0 <= value < below):
             return False
-        elif type(value) is int:
-            if not 0 <= value < _BELOW[what]:
-                return False
     return True
 
 
