@@ -7,7 +7,7 @@
 import sys
 
 from mptest import at_last, raises
-from nor_sim import LOG, fresh, mounted
+from nor_sim import LOG, MemoryStore, fresh, mounted
 
 from chargekeep import errors
 from chargekeep.errors import ChargekeepError
@@ -84,28 +84,33 @@ def test_thinning_keeps_every_start_and_end():
 
 def test_a_batch_is_made_in_steps():
     # What happens to the ring between two of them does not change it, but for what is gone.
-    ledger = fresh(12)[2]
+    device, store, ledger = fresh(12)
     for i in range(200):
         ledger.append(record.METER_VALUE, [i])
-    expected = at_last(ledger.batch(30, 7000))
-    steps = ledger.batch(30, 7000)
-    count = 0
-    while not next(steps):
+    first, last, before, runs = at_last(ledger.batch(30, 70_000))
+    steps = ledger.batch(30, 70_000)
+    found = next(steps)
+    while not found:
         ledger.append_many([(record.METER_VALUE, [i]) for i in range(9)])
         ledger.maintain()
-        for _ in ledger.records(count):
+        for _ in ledger.records(100):
             pass
-        count += 1
-    assert count > 8, count
-    assert at_last(ledger.batch(30, 7000))[:2] == expected[:2]
-    steps = ledger.batch(0, 70_000)
-    for _ in range(9):
-        next(steps)
-    for i in range(400):  # thinning takes apart what is being read
-        ledger.append(record.METER_VALUE, [i])
-    first, last, _, runs = at_last(steps)
-    assert (first, last) == (1, sum([len(run[2]) for run in runs]) // 64)
-    assert last < 200 and not ledger.damage, last
+        found = next(steps)
+    assert found == (first, last, before, runs) and last == 200
+    for pauses in range(1, 12):
+        for late in (False, True):
+            ledger = mounted(device.copy(), MemoryStore(store.files))
+            steps = ledger.batch(0, 70_000)
+            for _ in range(pauses):
+                next(steps)
+            ledger.append(record.BOOT, BOOT)
+            if late:  # the host has it all, as it says late
+                ledger.acknowledge(LOG, *ledger.head)
+            while not late and ledger._seq[ledger._after(0)] < 3:  # thinning takes it apart
+                ledger.append_many([(record.METER_VALUE, [i]) for i in range(9)])
+            first, last, _, runs = at_last(steps)
+            assert last - first + 1 == sum([len(run[2]) for run in runs]) // 64, pauses
+            assert not ledger.damage, (pauses, late)
 
 
 def test_counters_outlive_thinning():
