@@ -6,21 +6,14 @@ Each bench_*.py beside this file has `run() -> dict[str, float]`. What is compar
 the same run.
 """
 
-import importlib.util
 import json
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 OUTPUT = HERE.parent.parent / "build" / "bench.json"
-
-
-def load(path: Path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def main(names: list[str]) -> int:
@@ -29,7 +22,7 @@ def main(names: list[str]) -> int:
     for path in paths:
         started = time.monotonic()
         print(f"== {path.stem}", flush=True)
-        measured = load(path).run()
+        measured = import_module(path.stem).run()
         for name, value in sorted(measured.items()):
             print(f"{name:48} {value:>14,.6g}")
         metrics.update(measured)
