@@ -73,8 +73,10 @@ class Depot(Site):
         return self.vm(name, port=port, timeout_ms=4000, format=True, **settings)
 
     def close(self):
-        super().close()
-        self.cluster.stop()
+        try:
+            super().close()
+        finally:
+            self.cluster.stop()
 
 
 @pytest.fixture(scope="module")
