@@ -36,6 +36,24 @@ _NIGHTLY = re.compile(r"^# nightly: (test_\w+)$", re.M)
 SKIPPED = 77
 
 
+@pytest.fixture
+def host(tmp_path):
+    """A reconciler without a broker."""
+    from reconcile_host import Host
+
+    return Host(tmp_path)
+
+
+@pytest.fixture
+def replica(host):
+    """A station that the host knows."""
+    from charger import SITE
+
+    from chargekeep_tools.sim.replica import Replica
+
+    return host.add(Replica(SITE, "cp-1"))
+
+
 @functools.cache
 def compiled():
     """Folder of the firmware as a board loads it, and of what tests share: to compile it would

@@ -50,6 +50,11 @@ class Host:
         self.reconciler.project()
         return len(done)
 
+    def reconcile(self, charger):
+        """All that `charger` has to send; the bills then."""
+        self.give(charger, *charger.batches())
+        return cli.list_bills(self.engine)
+
     def rows(self, table):
         with self.engine.connect() as connection:
             return [dict(row) for row in connection.execute(sa.select(table)).mappings()]

@@ -13,11 +13,6 @@ from chargekeep_tools.reconcile.schema import bills, exceptions, records
 from chargekeep_tools.reconcile.verify import expand, open_batch
 
 
-@pytest.fixture
-def host(tmp_path):
-    return Host(tmp_path)
-
-
 def test_what_is_billed_is_what_the_meter_counted(host):
     charger = host.add(Charger("cp-1", register=123_456))
     charger.charge(11_000, seconds=5400, updates=10)

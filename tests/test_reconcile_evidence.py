@@ -9,7 +9,7 @@ from charger import SITE, Charger
 from hypothesis import given, settings
 from reconcile_host import Host
 from station_sim import Decision, PowerCut
-from test_conservation import COMMON, Teller, stories
+from test_conservation import COMMON, Teller, stories, told
 
 from chargekeep.errors import ChargekeepError
 from chargekeep.transaction import evidence
@@ -27,16 +27,6 @@ from chargekeep_tools.sim.replica import METER_SEGMENT, TX_ENDED, TX_STARTED, Re
 
 PRICED = (7, 1)
 EVIDENCE = 15
-
-
-@pytest.fixture
-def host(tmp_path):
-    return Host(tmp_path)
-
-
-@pytest.fixture
-def replica(host):
-    return host.add(Replica(SITE, "cp-1"))
 
 
 def point(replica):
@@ -57,8 +47,7 @@ def attest(replica, body, key=None):
 
 
 def reconcile(host, replica):
-    host.give(replica, *replica.batches())
-    return [b["energy_wh"] for b in cli.list_bills(host.engine)]
+    return [b["energy_wh"] for b in host.reconcile(replica)]
 
 
 def details(host):
@@ -249,13 +238,7 @@ def any_host(tmp_path_factory):
 
 
 def check_story(host, story):
-    cycle_s, events = story
-    teller = Attester(cycle_s)
-    teller.run(3 * cycle_s)
-    for event, wait in events:
-        teller.tell(event, wait)
-    teller.finish()
-    check_told(host, teller)
+    check_told(host, told(story, Attester))
 
 
 def check_told(host, teller):

@@ -7,7 +7,6 @@ import pytest
 import test_reconcile_evidence
 import test_reconcile_parking
 from charger import SITE, TARIFF
-from reconcile_host import Host
 
 from chargekeep_tools import keys, objects, trust, wire
 from chargekeep_tools.reconcile import cli, policy
@@ -26,21 +25,6 @@ PRICED = (7, 1)
 CLOCK_SET = 7
 
 
-@pytest.fixture
-def host(tmp_path):
-    return Host(tmp_path)
-
-
-@pytest.fixture
-def replica(host):
-    return host.add(Replica(SITE, "cp-1"))
-
-
-def reconcile(host, replica):
-    host.give(replica, *replica.batches())
-    return cli.list_bills(host.engine)
-
-
 def only(found, flags, energy_wh):
     (bill,) = found
     assert (bill["flags"], bill["energy_wh"]) == (flags, energy_wh)
@@ -52,7 +36,7 @@ def test_token_limit(host, replica, reason):
     replica.start(PRICED, max_wh=1000)
     replica.register += 1000
     replica.stop(reason)
-    only(reconcile(host, replica), "token_limit", 1000)
+    only(host.reconcile(replica), "token_limit", 1000)
     assert host.kinds() == []
 
 
@@ -60,7 +44,7 @@ def test_over_limit(host, replica):
     replica.start(PRICED, max_wh=1000)
     replica.register += 1001
     replica.stop(3)
-    only(reconcile(host, replica), "over_limit,token_limit", 1001)
+    only(host.reconcile(replica), "over_limit,token_limit", 1001)
     assert host.kinds() == ["over_limit"]
 
 
@@ -68,7 +52,7 @@ def test_deauthorized(host, replica):
     replica.start(PRICED)
     replica.register += 300
     replica.stop(1)
-    only(reconcile(host, replica), "deauthorized", 300)
+    only(host.reconcile(replica), "deauthorized", 300)
 
 
 def test_resumed(host, replica):
@@ -79,7 +63,7 @@ def test_resumed(host, replica):
     replica.register += 200
     replica.sleep(600)
     replica.stop()
-    bill = only(reconcile(host, replica), "resumed", 500)
+    bill = only(host.reconcile(replica), "resumed", 500)
     assert bill["seconds"] == 1200
 
 
@@ -88,20 +72,20 @@ def test_power_loss(host, replica):
     replica.register += 300
     replica.reboot()
     replica.stop(9)
-    only(reconcile(host, replica), "power_loss", 300)
+    only(host.reconcile(replica), "power_loss", 300)
 
 
 def test_tariff_superseded(host, replica):
     objects.sign(host.home, wire.TARIFF, SITE, TARIFF | {12: 9999}, now=START - 10)
     replica.charge(1000, tariff=PRICED)
-    bill = only(reconcile(host, replica), "tariff_superseded", 1000)
+    bill = only(host.reconcile(replica), "tariff_superseded", 1000)
     assert bill["energy"] == "0.3500"
 
 
 def test_tariff_signed_after_the_start_supersedes_nothing(host, replica):
     objects.sign(host.home, wire.TARIFF, SITE, TARIFF | {12: 9999}, now=START + 10)
     replica.charge(1000, tariff=PRICED)
-    only(reconcile(host, replica), "", 1000)
+    only(host.reconcile(replica), "", 1000)
 
 
 def test_unknown_token(host, replica):
@@ -110,7 +94,7 @@ def test_unknown_token(host, replica):
     replica.register += 100
     replica.stop()
     replica.charge(50, tariff=PRICED)
-    only(reconcile(host, replica), "", 50)  # the one after it is not held up
+    only(host.reconcile(replica), "", 50)  # the one after it is not held up
     assert host.kinds() == ["unknown_token"]
     assert host.reconciler.projector.retry() == 0
     host.resolve("kind=unknown_token")
@@ -145,7 +129,7 @@ def test_tokens_of_issuers_elsewhere(host, replica):
 
 def test_unknown_tariff(host, replica):
     replica.charge(1000, tariff=(7, 2))
-    assert reconcile(host, replica) == [] and host.kinds() == ["unknown_tariff"]
+    assert host.reconcile(replica) == [] and host.kinds() == ["unknown_tariff"]
     objects.sign(host.home, wire.TARIFF, SITE, TARIFF, now=START)
     assert host.reconciler.projector.retry() == 1
     only(cli.list_bills(host.engine), "", 1000)
@@ -157,7 +141,7 @@ def test_what_is_unblocked_is_billed_while_the_reconciler_runs(host, replica, mo
     replica.start(PRICED, cti=b"unknown!")
     replica.stop()
     replica.charge(1000, tariff=(7, 2))
-    assert reconcile(host, replica) == []
+    assert host.reconcile(replica) == []
     host.resolve("kind=unknown_token")
     host.reconciler.project()
     assert cli.list_bills(host.engine) == []  # not looked for at every turn
@@ -190,7 +174,7 @@ def test_clock_corrected(host, replica):
     replica.append(CLOCK_SET, [before + 100, replica.time, 1])
     replica.sleep(100)
     replica.stop()
-    bill = only(reconcile(host, replica), "clock_corrected", 0)
+    bill = only(host.reconcile(replica), "clock_corrected", 0)
     assert (bill["seconds"], bill["started"]) == (200, before)
     (row,) = host.rows(transactions)
     assert row["ended_time"] == before + 10_200
@@ -201,10 +185,10 @@ def test_time_unknown(host, replica):
     replica.reboot()
     replica.sleep(50)
     replica.charge(100, seconds=60, tariff=PRICED)
-    assert only(reconcile(host, replica), "time_unknown", 100)["started"] is None
+    assert only(host.reconcile(replica), "time_unknown", 100)["started"] is None
     replica.time = START + 1000
     replica.append(CLOCK_SET, [None, replica.time, 1])
-    bill = only(reconcile(host, replica), "time_unknown", 100)
+    bill = only(host.reconcile(replica), "time_unknown", 100)
     assert bill["started"] == START + 1000 - 60
     (row,) = host.rows(transactions)
     assert row["started_time"] is None
@@ -216,7 +200,7 @@ def test_duration_unknown(host, replica):
     replica.register += 1000
     replica.reboot()
     replica.stop()
-    bill = only(reconcile(host, replica), "duration_unknown,resumed,time_unknown", 1000)
+    bill = only(host.reconcile(replica), "duration_unknown,resumed,time_unknown", 1000)
     assert (bill["time"], bill["total"]) == ("0.0000", "0.5500")
 
 
@@ -227,7 +211,7 @@ def test_meter_segment(host, replica):
     replica.register = 105
     replica.stop()
     replica.charge(50, tariff=PRICED)
-    found = reconcile(host, replica)
+    found = host.reconcile(replica)
     assert [(b["energy_wh"], b["flags"]) for b in found] == [(500, "meter_segment"), (50, "")]
 
 
@@ -236,7 +220,7 @@ def test_no_register(host, replica):
     replica.start(PRICED)
     replica.register = 5
     replica.stop()
-    assert reconcile(host, replica) == [] and host.kinds() == ["no_register"]
+    assert host.reconcile(replica) == [] and host.kinds() == ["no_register"]
 
 
 def test_register_decreased(host, replica):
@@ -244,14 +228,14 @@ def test_register_decreased(host, replica):
     replica.start(PRICED)
     replica.register = 499
     replica.stop()
-    assert reconcile(host, replica) == [] and host.kinds() == ["register_decreased"]
+    assert host.reconcile(replica) == [] and host.kinds() == ["register_decreased"]
 
 
 def test_double_energy(host, replica):
     replica.charge(1000, tariff=PRICED)
     replica.register = 999
     replica.charge(1000, tariff=PRICED)
-    only(reconcile(host, replica), "", 1000)
+    only(host.reconcile(replica), "", 1000)
     assert host.kinds() == ["double_energy"]
 
 
@@ -260,13 +244,13 @@ def test_same_wh_after_a_meter_exchange_is_another_wh(host, replica):
     replica.append(METER_SEGMENT, [1000, 0, 3])
     replica.register = 0
     replica.charge(1000, tariff=PRICED)
-    assert [b["energy_wh"] for b in reconcile(host, replica)] == [1000, 1000]
+    assert [b["energy_wh"] for b in host.reconcile(replica)] == [1000, 1000]
 
 
 def test_unterminated(host, replica):
     replica.start(PRICED)
     replica.charge(10, tariff=PRICED)
-    only(reconcile(host, replica), "", 10)
+    only(host.reconcile(replica), "", 10)
     assert host.kinds() == ["unterminated"]
 
 
@@ -274,7 +258,7 @@ def test_late(host, replica):
     replica.charge(1000, tariff=PRICED)
     replica.register += 200
     replica.append(TX_ENDED, [1, 9, 10, 6, replica.register])
-    bill = only(reconcile(host, replica), "", 1000)
+    bill = only(host.reconcile(replica), "", 1000)
     assert (bill["total"], bill["adjusted"]) == ("0.6100", "0.0700")
     assert host.kinds() == ["late"]
     (row,) = host.rows(adjustments)
@@ -284,7 +268,7 @@ def test_late(host, replica):
 def test_unknown_record(host, replica):
     replica.append(20, [1, b"of a newer firmware"])
     replica.charge(10, tariff=PRICED)
-    only(reconcile(host, replica), "", 10)
+    only(host.reconcile(replica), "", 10)
     assert host.kinds() == ["unknown_record"] and replica.acknowledged == len(replica.slots)
     assert 20 in [row["type"] for row in host.rows(records)]
 
@@ -293,7 +277,7 @@ def test_unknown_record(host, replica):
 def test_unreadable(host, replica, body):
     replica.append(TX_ENDED, body)
     replica.charge(10, tariff=PRICED)
-    only(reconcile(host, replica), "", 10)
+    only(host.reconcile(replica), "", 10)
     assert host.kinds() == ["unreadable"] and replica.acknowledged == len(replica.slots)
 
 
@@ -301,7 +285,7 @@ def test_unreadable(host, replica, body):
 def test_unreadable_heads(host, replica, body):
     replica.append(12, body)
     replica.charge(10, tariff=PRICED)
-    only(reconcile(host, replica), "", 10)
+    only(host.reconcile(replica), "", 10)
     assert host.kinds() in (["unreadable"], ["bad_head"])
     assert replica.acknowledged == len(replica.slots)
 
@@ -352,7 +336,7 @@ def test_true_heads(host, replica):
     head(replica)  # the last one of the batch before
     replica.append(BOOT, [1, "x"])
     head(replica, 3)  # in a batch before
-    assert len(reconcile(host, replica)) == 1 and host.kinds() == []
+    assert len(host.reconcile(replica)) == 1 and host.kinds() == []
 
 
 @pytest.mark.parametrize(
@@ -368,7 +352,7 @@ def test_true_heads(host, replica):
 def test_bad_head(host, replica, false):
     replica.charge(10, tariff=PRICED)
     head(replica, **false)
-    only(reconcile(host, replica), "", 10)
+    only(host.reconcile(replica), "", 10)
     assert host.kinds() == ["bad_head"] and replica.acknowledged == len(replica.slots)
 
 
@@ -376,12 +360,12 @@ def test_fork(host, replica):
     twin = Replica(SITE, "cp-1")  # the same identity, another life
     replica.charge(10, tariff=PRICED)
     twin.charge(99, tariff=PRICED)
-    only(reconcile(host, replica), "", 10)
+    only(host.reconcile(replica), "", 10)
     host.give(replica, *twin.batches())
     only(cli.list_bills(host.engine), "", 10)
     assert host.kinds() == ["fork"]
     replica.charge(5, tariff=PRICED)  # the history goes on
-    assert len(reconcile(host, replica)) == 2
+    assert len(host.reconcile(replica)) == 2
 
 
 def test_unknown_log(host, replica):
@@ -399,11 +383,11 @@ def test_no_seal_key(host, replica):
     host.home.save_station(record | {"seal_key": None})
     host.reconciler.stations.refresh()
     replica.charge(10, tariff=PRICED)
-    assert reconcile(host, replica) == [] and host.kinds() == ["no_seal_key"]
+    assert host.reconcile(replica) == [] and host.kinds() == ["no_seal_key"]
     assert replica.acknowledged == 0
     host.home.save_station(record)
     host.reconciler.stations.refresh()
-    only(reconcile(host, replica), "", 10)
+    only(host.reconcile(replica), "", 10)
 
 
 def test_every_rule_has_its_test():
@@ -422,6 +406,6 @@ def test_transactions_that_took_nothing_share_a_register(host, replica):
     for _ in range(2):
         replica.start(PRICED)
         replica.stop(6)
-    found = reconcile(host, replica)
+    found = host.reconcile(replica)
     assert [bill["energy_wh"] for bill in found] == [0, 0]
     assert found[0]["register_from"] == found[1]["register_from"]
