@@ -11,6 +11,7 @@ from chargekeep_tools.log.records import verify_batch
 from chargekeep_tools.reconcile import cli, store
 from chargekeep_tools.reconcile.schema import bills, exceptions, records
 from chargekeep_tools.reconcile.verify import expand, open_batch
+from chargekeep_tools.sim.replica import METER_SEGMENT, TX_UPDATED
 
 
 def test_what_is_billed_is_what_the_meter_counted(host):
@@ -240,6 +241,29 @@ def test_migrations_end_at_the_schema_of_the_code(tmp_path):
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     store.connect(f"sqlite:///{tmp_path / 'new.db'}")  # a second time changes nothing
+
+
+@pytest.mark.parametrize("pieces", [1, 4])
+def test_nobody_goes_by_what_is_unreadable(host, replica, pieces):
+    """Neither at once nor when it is read again from the database."""
+    pytest.importorskip("ocpp")
+    from chargekeep_tools.reconcile import ocpp
+
+    replica.start((7, 1))
+    for kind in (METER_SEGMENT, TX_UPDATED):
+        replica.append(kind, [])
+    replica.register += 100
+    replica.stop()
+    batches = replica.batches(most=len(replica.slots) // pieces)
+    assert len(batches) >= pieces
+    for data in batches:
+        host.give(replica, data)
+    assert [b["energy_wh"] for b in cli.list_bills(host.engine)] == [100]
+    assert host.kinds() == ["unreadable", "unreadable"]
+    with host.engine.connect() as connection:
+        (row,) = ocpp.undelivered(connection)
+        types = [event.event_type for event in ocpp.events(connection, row)]
+    assert types == ["Started", "Ended"]
 
 
 def test_metrics(host):

@@ -22,12 +22,12 @@ from chargekeep_tools.reconcile.payload import (
     INTERPRETED,
     METER_SEGMENT,
     NEWEST_TYPE,
-    STAMP,
     THINNED,
     TX_ENDED,
     TX_STARTED,
     TX_UPDATED,
     read,
+    readable,
 )
 from chargekeep_tools.reconcile.rows import Rows
 from chargekeep_tools.reconcile.schema import (
@@ -454,22 +454,23 @@ class Pass:
 
     def _read_segments(self) -> list[tuple[int, int, int]]:
         if self._segments is None:
-            query = sa.select(records.c.seq, records.c.payload).where(
-                records.c.log == self.log.id, records.c.type == METER_SEGMENT
-            )
-            self._segments = [
-                (seq, *wire.loads(payload)[STAMP : STAMP + 2])
-                for seq, payload in self.connection.execute(query.order_by(records.c.seq))
-            ]
+            self._segments = [(seq, *body[:2]) for seq, body in self._all(METER_SEGMENT)]
         return self._segments
 
     def _read_clock_sets(self) -> list[int]:
         if self._clock_sets is None:
-            query = sa.select(records.c.seq).where(
-                records.c.log == self.log.id, records.c.type == CLOCK_SET
-            )
-            self._clock_sets = [seq for (seq,) in self.connection.execute(query)]
+            self._clock_sets = [seq for seq, _ in self._all(CLOCK_SET)]
         return self._clock_sets
+
+    def _all(self, kind: int) -> Iterable[tuple[int, list[Any]]]:
+        """Seq and body of the log's stored records of a kind, but for unreadable ones."""
+        query = sa.select(records.c.seq, records.c.payload).where(
+            records.c.log == self.log.id, records.c.type == kind
+        )
+        for seq, payload in self.connection.execute(query.order_by(records.c.seq)):
+            found = readable(kind, payload)
+            if found is not None:
+                yield seq, found[1]
 
     def _raise(self, kind: str, seq: int, detail: str, row: dict[str, Any] | None = None) -> None:
         tx = None if row is None else row["tx"]

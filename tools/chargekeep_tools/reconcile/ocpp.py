@@ -15,8 +15,7 @@ from ocpp.v201 import ChargePoint, call, datatypes, enums
 from websockets.asyncio.client import connect
 from websockets.typing import Subprotocol
 
-from chargekeep_tools import wire
-from chargekeep_tools.reconcile.payload import STAMP, TX_ENDED, TX_STARTED, TX_UPDATED
+from chargekeep_tools.reconcile.payload import TX_ENDED, TX_STARTED, TX_UPDATED, readable
 from chargekeep_tools.reconcile.schema import batches, bills, delivered, logs, records
 
 _KINDS = {TX_STARTED: "Started", TX_UPDATED: "Updated", TX_ENDED: "Ended"}
@@ -59,12 +58,12 @@ def events(connection: sa.Connection, row: Any) -> Iterable[call.TransactionEven
     first = sa.select(sa.func.min(batches.c.received)).where(batches.c.log == row.id)
     received = connection.scalar(first) or 0
     for record in connection.execute(query).mappings():
-        body = wire.loads(record["payload"])[STAMP:]
-        if body[0] == row.tx:
+        found = readable(record["type"], record["payload"])
+        if found is not None and found[1][0] == row.tx:
             # A station that did not know the time: when the host first heard of it.
             when = record["time"] if record["time"] is not None else received
             stamp = datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            yield _event(row, record["type"], body, stamp)
+            yield _event(row, record["type"], found[1], stamp)
 
 
 def _event(row: Any, kind: int, body: list[Any], stamp: str) -> call.TransactionEvent:

@@ -60,6 +60,14 @@ def read(kind: int, data: bytes) -> tuple[list[Any], list[Any]]:
     return stamp, body
 
 
+def readable(kind: int, data: bytes) -> tuple[list[Any], list[Any]] | None:
+    """What `read` gives; None for a record that is kept, but that nobody goes by."""
+    try:
+        return read(kind, data)
+    except ValueError:
+        return None
+
+
 def _fits(values: list[Any], shape: list[tuple[tuple[type, ...], int]]) -> bool:
     if len(values) < len(shape):
         return False
