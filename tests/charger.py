@@ -122,7 +122,7 @@ class Charger:
             }
             if first > after + 1:
                 body[14] = after
-            found.append(wire.seal_batch(self.key, body))
+            found.append(wire.seal_batch(self.key, body, *found[-1:]))
             after = last
         return found
 

@@ -58,6 +58,7 @@ class Station:
         self.ledger = FakeLedger(head)
         self.answer = answer
         self.sent = []  # (link number, first, last, follows)
+        self.names = []  # (of the batch before, its own) of each
         self.topics = []
         self.broker = Broker(script or self.script)
         self.count = Counts()
@@ -97,7 +98,9 @@ class Station:
         assert (kind, kid, signature) == (65011, b"kid!", b"s" * 64)
         body = payload[119:]
         assert cbor.loads(digest) == hashlib.sha256(body).digest()
+        name = cbor.loads(digest)[:16]
         body = cbor.loads(body)
+        self.names.append((body.get(15), name))
         assert (body[2], body[3], body[10]) == (SITE, NAME, b"L" * 16)
         assert body[12] == link(body[11] - 1)
         assert body[13][0][2][:8] == b"\5\xc2ab\5\xc2ab"[: len(body[13][0][2])]
@@ -128,6 +131,19 @@ async def test_drains_in_order_and_once():
     station.outbox.wake()
     await until(lambda: station.ledger.acknowledged == 97)
     assert station.sent[-1] == (0, 96, 97, None)
+
+
+async def test_a_batch_names_the_one_that_was_sent_before_it():
+    station = await Station(60, answer=False, ack_timeout_ms=5000).start()
+    await until(lambda: len(station.sent) == 4)
+    await station.acknowledge(20)
+    await until(lambda: len(station.sent) == 6)
+    assert station.names[0][0] is None
+    assert [before for before, _ in station.names[1:]] == [name for _, name in station.names[:5]]
+    station.broker.links[-1].end()
+    await until(lambda: len(station.sent) == 10)
+    assert station.sent[6][:2] == (1, 21)  # sent again: what follows it may be another batch now
+    assert station.names[6][0] is None and station.names[7][0] == station.names[6][1]
 
 
 async def test_topic_carries_the_partition():

@@ -30,6 +30,7 @@ ACKNOWLEDGEMENT = 65009
 FIRMWARE = 65010
 BATCH = 65011
 BATCH_AT = 119  # bytes of the signed hash before the batch
+BATCH_NAME = 16  # bytes of its hash by which the next one names a batch
 HEAD = 65012
 EVIDENCE = 65013
 
@@ -181,18 +182,30 @@ def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
     return True
 
 
-def seal_sign1(
-    content_type: int, private_key: Ed25519PrivateKey, payload_obj: Any, key_id: bytes = b""
-) -> bytes:
-    """A tagged COSE_Sign1 (RFC 9052 section 4.2) over the encoding of `payload_obj`.
+def frame(content_type: int, key_id: bytes) -> tuple[bytes, bytes]:
+    """How a message begins, and how what is signed of it does; the payload follows in both."""
+    protected = cbor2.dumps(dumps({1: _EDDSA, 3: content_type, 4: key_id}))
+    return b"\xd2\x84" + protected + b"\xa0", b"\x84\x6aSignature1" + protected + b"\x40"
 
-    key_id: what `kid` gives for the key, which takes as long as to sign.
-    """
-    key_id = key_id or kid(public_bytes(private_key))
-    protected = dumps({1: _EDDSA, 3: content_type, 4: key_id})
-    payload = dumps(payload_obj)
-    signature = private_key.sign(_to_be_signed(protected, payload))
-    return cbor2.dumps(cbor2.CBORTag(_SIGN1, [protected, {}, payload, signature]))
+
+class Sealer:
+    """Makes objects of one content type with one key; what they have in common is made once."""
+
+    def __init__(self, content_type: int, private_key: Ed25519PrivateKey) -> None:
+        public_key = public_bytes(private_key)
+        self._head, self._signed = frame(content_type, kid(public_key))
+        self._key = private_key.private_bytes_raw() + public_key
+
+    def seal(self, payload_obj: Any) -> bytes:
+        """A tagged COSE_Sign1 (RFC 9052 section 4.2) over the encoding of `payload_obj`."""
+        payload = cbor2.dumps(dumps(payload_obj))
+        signature = nacl.bindings.crypto_sign(self._signed + payload, self._key)[:64]
+        return self._head + payload + b"\x58\x40" + signature
+
+
+def seal_sign1(content_type: int, private_key: Ed25519PrivateKey, payload_obj: Any) -> bytes:
+    """What `Sealer` makes of one object."""
+    return Sealer(content_type, private_key).seal(payload_obj)
 
 
 def _split(data: bytes) -> tuple[int, bytes, bytes, bytes, bytes]:
@@ -240,8 +253,13 @@ def open_sign1(data: bytes, content_type: int, key_for: KeyFor) -> Any:
     return loads(payload)
 
 
-def seal_batch(private_key: Ed25519PrivateKey, body: dict[int, Any]) -> bytes:
-    """A ledger batch as a station sends it: its SHA-256, signed, and then the batch itself."""
+def seal_batch(private_key: Ed25519PrivateKey, body: dict[int, Any], before: bytes = b"") -> bytes:
+    """A ledger batch as a station sends it: its SHA-256, signed, and then the batch itself.
+
+    before: the one that was sent just before, if there is one.
+    """
+    if before:
+        body = body | {15: hashlib.sha256(before[BATCH_AT:]).digest()[:BATCH_NAME]}
     encoded = dumps(body)
     return seal_sign1(BATCH, private_key, hashlib.sha256(encoded).digest()) + encoded
 

@@ -21,6 +21,7 @@ _SEQ = const(11)
 _LINK = const(12)
 _RUNS = const(13)
 _FOLLOWS = const(14)
+_BEFORE = const(15)
 _ACK_TIMEOUTS = const(8)  # the wait for an acknowledgement doubles up to this factor
 
 
@@ -71,6 +72,7 @@ class Outbox:
         self.connection_topic = base + "connection"
         self._flight = []  # last seq of each batch sent and not acknowledged
         self._sent = 0  # the same of the newest
+        self._before = None  # first half of the newest's SHA-256
         self._progress_at = 0  # ticks
         self._patience = 1
         self._status = self._answer = None
@@ -163,6 +165,7 @@ class Outbox:
         self.resent += len(self._flight)
         self._flight = []
         self._sent = self.ledger.acknowledged
+        self._before = None
 
     async def _send(self):
         batch = None
@@ -182,10 +185,14 @@ class Outbox:
         }
         if first > self._sent + 1:
             body[_FOLLOWS] = self._sent  # what is between is gone here: do not wait for it
+        if self._before:
+            body[_BEFORE] = self._before
         body = cbor.dumps(body)
         batch = found = runs = None  # memory is short while it is signed
-        digest = cbor.dumps(hashlib.sha256(body).digest())
-        head = await cose.seal_sign1_async(cose.LEDGER_BATCH, self.kid, digest, self.sign)
+        digest = hashlib.sha256(body).digest()
+        payload = cbor.dumps(digest)
+        head = await cose.seal_sign1_async(cose.LEDGER_BATCH, self.kid, payload, self.sign)
+        self._before = digest[:16]
         if not self._flight:
             self._progress_at = ticks_ms()
         self._flight.append(last)

@@ -79,7 +79,8 @@ class Store:
                     outcomes = [group.ingest(batch, station) for batch, station in opened]
                     group.flush()
                 # As committed: what is done to a log later may not come to be.
-                heads = {log.id: replace(log) for _, log in outcomes}
+                touched = {log.id: log for _, log in outcomes}
+                heads = {key: replace(log) for key, log in touched.items()}
                 return [Outcome(kind, heads[log.id]) for kind, log in outcomes]
             except (Stale, IntegrityError):
                 self._logs.clear()  # another reconciler was here: look again

@@ -15,7 +15,7 @@ from threading import Thread
 from typing import Any
 
 from chargekeep_tools.home import Home
-from chargekeep_tools.reconcile.verify import Batch, Stations, open_batch, station_of
+from chargekeep_tools.reconcile.verify import Batch, Stations, open_batches
 
 _PART = 64  # messages that are worth sending to a process
 
@@ -83,13 +83,4 @@ def _end_with_the_reconciler() -> None:
 
 def _verify(messages: Sequence[tuple[str, bytes]]) -> list[Any]:
     """All of a `Batch` but the data, or None, for each of `messages`."""
-    found: list[Any] = []
-    for topic, payload in messages:
-        try:
-            station = station_of(_stations, topic)
-            batch = open_batch(payload, station)
-            # Without its seal key the chain was not checked; it may be there by now.
-            found.append(batch[:-1] if station.logs.get(batch.log_id) else None)
-        except ValueError:
-            found.append(None)
-    return found
+    return [batch and batch[:-1] for batch in open_batches(messages, _stations)]

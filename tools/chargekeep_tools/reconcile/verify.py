@@ -1,13 +1,18 @@
 """What a station sent, taken apart and checked: signature, form, chain.
 
-One signature a batch and one SHA-256 a slot (firmware/FORMATS.md sections 4 and 5). Written from
-that page alone, on other libraries than the firmware.
+One signature for the batches that a station sent in a row and one SHA-256 a slot
+(firmware/FORMATS.md sections 4 and 5). Written from that page alone, on other libraries than the
+firmware.
 """
 
 import logging
 import os
+import re
 import struct
 import time
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from operator import itemgetter
@@ -26,15 +31,18 @@ from chargekeep_tools.wire import WireError
 
 _PAYLOAD = 48
 _REPEATED = 12  # slots of the longest record
-_NUMBERED = struct.Struct(f"<H{2 + _PAYLOAD}s").pack  # a slot as its link covers it
+_KEYED = struct.Struct(f"<16s8sH{2 + _PAYLOAD}s").pack  # what a slot's link is the hash of
 _JOINED, _MOVED, _TYPE = 0x60, 0x80, 0x1F  # "joined": repeated as well
 _FIRST, _LAST, _LENGTH = 0x40, 0x80, 0x3F
-_KIND = itemgetter(0)  # of a slot in short form
+_KIND, _FLAGS = itemgetter(0), itemgetter(1)  # of a slot in short form
+_ENDS = bytes(flags & (_FIRST | _LAST) for flags in range(256))
+_RECORDS = re.compile(rb"(\xc0|\x40\x00*\x80)*").fullmatch
 _PLAIN = bytes(kind for kind in range(256) if not kind & _JOINED)
 _MAX_SEQ = 0xFFFFFF00
 _MAX_SECTOR = 1 << 20  # 120 years of a record a minute; each costs a key
 _LINK = 8
 _UNKNOWN_LINK = bytes(_LINK)
+_BEFORE, _NO_NAME = 15, bytes(wire.BATCH_NAME)
 
 OBJECT_FORM = 106
 REVOKED = 118
@@ -103,8 +111,7 @@ class Station:
     station: str
     keys: dict[bytes, bytes]  # kid to public key
     logs: dict[bytes, SealKeys | None] = field(default_factory=dict)
-    # For each key: how a batch begins, what is signed before its hash, and the key.
-    frames: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
+    frames: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)  # `wire.frame`, key
     revoked: set[bytes] = field(default_factory=set)  # logs from which nothing more is taken
 
     @classmethod
@@ -118,10 +125,7 @@ class Station:
             if era.get("revoked"):
                 found.revoked.add(log_id)
         for kid, public_key in found.keys.items():
-            protected = wire.dumps({1: -8, 3: wire.BATCH, 4: kid})
-            head = cbor2.dumps(protected)
-            context = b"\x84" + cbor2.dumps("Signature1") + head + b"\x40"
-            found.frames.append((b"\xd2\x84" + head + b"\xa0", context, public_key))
+            found.frames.append((*wire.frame(wire.BATCH, kid), public_key))
         return found
 
     def key_for(self, kid: bytes, content_type: int) -> bytes | None:
@@ -224,13 +228,52 @@ def open_batch(data: bytes, station: Station) -> Batch:
     Raises `WireError`: COSE_* for the signature, OBJECT_FORM for the shape or another station's
     name, LEDGER_CORRUPT for half a record, LEDGER_TAMPERED for a slot that is not in the chain.
     """
-    body = _open_fast(data, station)
+    return read_batch(_signed(data, station, set()), data, station)
+
+
+def open_batches(messages: Sequence[tuple[str, bytes]], stations: Stations) -> list[Batch | None]:
+    """Verify `messages`, each a topic and a payload, in the order in which they came.
+
+    None for what `open_batch` refuses, and where the chain cannot be checked yet.
+    """
+    signed: list[tuple[Station, Any] | None] = []
+    named: defaultdict[tuple[str, str], set[bytes]] = defaultdict(set)
+    for topic, payload in reversed(messages):  # a batch names the one before it
+        try:
+            station = station_of(stations, topic)
+            body = _signed(payload, station, named[station.site, station.station])
+            signed.append((station, body))
+        except ValueError:
+            signed.append(None)
+    found: list[Batch | None] = []
+    for (_, payload), one in zip(messages, reversed(signed), strict=True):
+        batch = None
+        if one is not None:
+            station, body = one
+            with suppress(WireError):
+                batch = read_batch(body, payload, station)
+                # Without its seal key the chain was not checked; it may be there by now.
+                batch = batch if station.logs.get(batch.log_id) else None
+        found.append(batch)
+    return found
+
+
+def _signed(data: bytes, station: Station, named: set[bytes]) -> Any:
+    """The payload of a batch that is the station's own. Raises `WireError`.
+
+    named: what batches of this station that were found to be its own call the ones before them.
+    Such a one needs no look at its signature, for theirs covers its hash. What this batch names
+    is added.
+    """
+    body = _signed_fast(data, station, named)
     if body is None:  # not as our firmware writes it, or false: say why
         body = wire.open_batch(data, station.key_for)
-    return read_batch(body, data, station)
+    with suppress(AttributeError, TypeError):  # in a form that `read_batch` refuses
+        named.add(body.get(_BEFORE))
+    return body
 
 
-def _open_fast(data: bytes, station: Station) -> Any:
+def _signed_fast(data: bytes, station: Station, named: set[bytes]) -> Any:
     """What `wire.open_batch` gives, for a message whose frame is byte for byte the expected one.
 
     Which proves its encoding without decoding it; five times faster. None if anything differs.
@@ -239,13 +282,15 @@ def _open_fast(data: bytes, station: Station) -> Any:
         if not data.startswith(prefix):
             continue
         payload = data[wire.BATCH_AT :]
-        hashed = b"\x58\x22\x58\x20" + sha256(payload).digest()
+        digest = sha256(payload).digest()
+        hashed = b"\x58\x22\x58\x20" + digest
         frame = prefix + hashed + b"\x58\x40"
         signature = data[len(frame) : wire.BATCH_AT]
         if not data.startswith(frame) or len(frame) + 64 != wire.BATCH_AT:
             return None
         try:
-            crypto_sign_open(signature + signed + hashed, public_key)
+            if digest[: wire.BATCH_NAME] not in named:
+                crypto_sign_open(signature + signed + hashed, public_key)
             body = cbor2.loads(payload)
         except (BadSignatureError, cbor2.CBORDecodeError, ValueError):
             return None
@@ -263,6 +308,7 @@ def read_batch(body: Any, data: bytes, station: Station) -> Batch:
         site, name, log_id = body[2], body[3], body[10]
         first, before, runs = body[11], body[12], body[13]
         follows = body.get(14, first - 1)
+        named = body.get(_BEFORE, _NO_NAME)
         sound = (
             type(first) is int
             and type(follows) is int
@@ -271,6 +317,8 @@ def read_batch(body: Any, data: bytes, station: Station) -> Batch:
             and len(before) == _LINK
             and type(log_id) is bytes
             and len(log_id) == 16
+            and type(named) is bytes
+            and len(named) == wire.BATCH_NAME
         )
     except (TypeError, KeyError, AttributeError):
         raise WireError(OBJECT_FORM, "batch") from None
@@ -286,26 +334,21 @@ def read_batch(body: Any, data: bytes, station: Station) -> Batch:
 
 def _links(runs: Any, first: int, before: bytes, seal: SealKeys | None) -> bytes:
     """The link of each slot, the chain checked; and that the slots are whole records."""
-    links = b""
+    links = flags = b""
     link = before
-    whole = True
     if type(runs) is not list or not runs:
         raise WireError(OBJECT_FORM, "runs")
     for run in runs:
         sector, found, end = _run(run)
         if link == _UNKNOWN_LINK and len(found) > 1:
             raise WireError(OBJECT_FORM, "a first slot without a link")
-        for slot in found:
-            flags = slot[1]
-            if whole is not (flags & _FIRST > 0):
-                raise WireError(LEDGER_CORRUPT, "a record's middle without its beginning")
-            whole = flags >= _LAST
+        flags += bytes(map(_FLAGS, found))
         if seal is None or link == _UNKNOWN_LINK:
             links += link * (len(found) - 1) + end
         else:
             links += _chain(seal, sector, first + len(links) // _LINK, found, link, end)
         link = end
-    if not whole:
+    if not _RECORDS(flags.translate(_ENDS)):
         raise WireError(LEDGER_CORRUPT, "half a record")
     return links
 
@@ -364,7 +407,7 @@ def _linked(key: bytes, link: bytes, seq: int, found: list[bytes]) -> bytes:
     """The links of slots that follow the one with `link`. Most of a batch's time is spent here."""
     links = b""
     for number, slot in enumerate(found, seq):
-        link = sha256(key + link + _NUMBERED(number & 0xFFFF, slot)).digest()[:_LINK]
+        link = sha256(_KEYED(key, link, number & 0xFFFF, slot)).digest()[:_LINK]
         links += link
     return links
 

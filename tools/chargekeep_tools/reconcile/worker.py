@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import repeat
+from operator import attrgetter
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -28,6 +28,7 @@ from chargekeep_tools.reconcile.verify import (
     Station,
     Stations,
     open_batch,
+    open_batches,
     station_of,
 )
 
@@ -48,9 +49,10 @@ class Message:
 
 
 class Group(NamedTuple):
-    """Messages that are being verified by others, if `parts` says so."""
+    """Messages as they came and by station; being verified by others, if `parts` says so."""
 
     messages: list[Message]
+    by_station: list[Message]
     parts: list[Part] | None
 
 
@@ -64,6 +66,10 @@ class Figures:
     records: int = 0
     commits: int = 0
     acknowledgements: int = 0
+
+
+def _received(messages: list[Message]) -> list[tuple[str, bytes]]:
+    return [(message.topic, message.payload) for message in messages]
 
 
 class Reconciler:
@@ -85,14 +91,13 @@ class Reconciler:
         self.engine = engine
         self.store = Store(engine)
         self.stations = stations
-        self.key = key
         self.publish = publish
         self.projector = projector or Projector(engine, stations)
         self.clock = clock
         self.figures = Figures()
         self.verifiers = verifiers
         self._version = 0
-        self._kid = wire.kid(wire.public_bytes(key))
+        self._sealer = wire.Sealer(wire.ACKNOWLEDGEMENT, key)
 
     def take(self, messages: list[Message]) -> None:
         """One commit for all `messages`, then the broker is told, then the stations.
@@ -104,17 +109,18 @@ class Reconciler:
 
     def begin(self, messages: list[Message]) -> Group:
         """Have `messages` verified while other groups are finished. To finish in this order."""
-        if self.verifiers is None or len(messages) < _PROCESSES_FROM:
-            return Group(messages, None)
-        return Group(messages, self.verifiers.begin([(m.topic, m.payload) for m in messages]))
+        # What a station sent in a row is verified together. And where several reconcilers write
+        # new logs, they do it in one order, or they lock each other out.
+        by_station = sorted(messages, key=attrgetter("topic"))
+        parts = None
+        if self.verifiers is not None and len(messages) >= _PROCESSES_FROM:
+            parts = self.verifiers.begin(_received(by_station))
+        return Group(messages, by_station, parts)
 
     def finish(self, group: Group) -> None:
         """What `take` does, for a group that was begun."""
         heads: dict[int, Log] = {}
-        opened = self._open_all(group)
-        # Several reconcilers may write new logs: all in one order, or they lock each other out.
-        opened.sort(key=lambda each: (each[0].site, each[0].station))
-        for batch, outcome in self._store(opened):
+        for batch, outcome in self._store(self._open_all(group)):
             self.figures.batches[outcome.kind] += 1
             if outcome.kind == "accepted":
                 self.figures.slots += batch.last - batch.first + 1
@@ -166,11 +172,13 @@ class Reconciler:
         return [(batch, outcome) for (batch, _), outcome in zip(opened, outcomes, strict=True)]
 
     def _open_all(self, group: Group) -> list[Opened]:
-        """What verifies, in the order in which it came."""
-        batches: Iterable[Batch | None] = repeat(None)
+        """What verifies; of each station in the order in which it came."""
+        batches: Iterable[Batch | None]
         if group.parts is not None and self.verifiers is not None:
             batches = self.verifiers.end(group.parts)
-        found = map(self._open, group.messages, batches)
+        else:
+            batches = open_batches(_received(group.by_station), self.stations)
+        found = map(self._open, group.by_station, batches)
         return [opened for opened in found if opened is not None]
 
     def _open(self, message: Message, batch: Batch | None) -> Opened | None:
@@ -208,6 +216,6 @@ class Reconciler:
             11: log.head_seq,
             12: log.head_link,
         }
-        data = wire.seal_sign1(wire.ACKNOWLEDGEMENT, self.key, payload, self._kid)
-        self.publish(wire.topic(log.site, log.station, "down", "ack"), data)
+        topic = wire.topic(log.site, log.station, "down", "ack")
+        self.publish(topic, self._sealer.seal(payload))
         self.figures.acknowledgements += 1

@@ -127,7 +127,7 @@ class Charger:
         self.connected = not reason.is_failure
         client.subscribe(wire.topic(self.replica.site, self.replica.name, "down", "ack"), 1)
         self.resent += self._sent > self.replica.acknowledged
-        self._sent = self.replica.acknowledged
+        self._rewind()
         self._ends = {}
         self._sent_at = time.monotonic()
 
@@ -148,18 +148,22 @@ class Charger:
         if client is self.client and mid in self._ends:
             self.replica.acknowledged = max(self.replica.acknowledged, self._ends.pop(mid))
 
+    def _rewind(self) -> None:
+        self._sent, self._newest = self.replica.acknowledged, b""
+
     def _send(self, now: float) -> None:
         replica = self.replica
         if self._sent > replica.acknowledged and now - self._sent_at > _ACK_TIMEOUT_S:
             self.resent += 1
-            self._sent, self._sent_at = replica.acknowledged, now
+            self._rewind()
+            self._sent_at = now
         self._sent = max(self._sent, replica.acknowledged)
         while self._sent < min(len(replica.slots), replica.acknowledged + _WINDOW * _SLOTS):
             body = replica.body(self._sent, _SLOTS)
             if body is None or self.client is None:
                 return
-            data = wire.seal_batch(replica.key, body)
-            info = self.client.publish(replica.log_topic, data, 1)
+            self._newest = wire.seal_batch(replica.key, body, self._newest)
+            info = self.client.publish(replica.log_topic, self._newest, 1)
             self._sent = replica.end_of(self._sent, _SLOTS)
             if self.fleet.believe_puback:
                 self._ends[info.mid] = self._sent

@@ -163,11 +163,11 @@ class Replica:
         return end
 
     def batches(self, after: int | None = None, most: int = 32) -> list[bytes]:
-        """Signed batches of all slots after `after` [what is acknowledged]."""
-        found = []
+        """Signed batches of all slots after `after` [what is acknowledged], sent in a row."""
+        found: list[bytes] = []
         at = self.acknowledged if after is None else after
         while (body := self.body(at, most)) is not None:
-            found.append(wire.seal_batch(self.key, body))
+            found.append(wire.seal_batch(self.key, body, *found[-1:]))
             at = self.end_of(at, most)
         return found
 
