@@ -6,6 +6,7 @@ every commit to the disk. Stations sign genuine records, made before the clock s
 CHARGEKEEP_FLEET=1000 replays that many stations instead of 200; the figure is scaled to 10,000.
 """
 
+import gc
 import json
 import multiprocessing
 import os
@@ -43,7 +44,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "tests"))
 from postgres import Postgres
 
 SITE = "depot"
-STATIONS = 50
+STATIONS = 250  # then a commit has as many batches of each as one has on its way at a time
+ALONE = 1000  # then it has one of each: every signature is looked at, every batch acknowledged
 BATCHES = 25_000  # of 32 records each
 TURNS = 3
 GROWTH = (10, 100, 1000, 10_000)
@@ -205,12 +207,15 @@ def reconcile(
     return len(sent) / taken, records / (time.perf_counter() - began)
 
 
-def beside_a_counter(folder: Path, url: str | None) -> dict[str, float]:
-    """Medians of turns; `url` of a PostgreSQL, if there is one."""
+def beside_a_counter(folder: Path, size: int, url: str | None) -> dict[str, float]:
+    """Medians of turns for `size` stations; `url` of a PostgreSQL, if there is one."""
     home = make_home(folder)
-    stations, sent = meter_values(STATIONS, BATCHES // STATIONS)
+    stations, sent = meter_values(size, BATCHES // size)
     for station in stations:
         home.save_station(station.record())
+    del stations
+    gc.collect()
+    gc.freeze()  # no reconciler has what stations are to send in its memory
     verifiers = Verifiers(home.root, len(os.sched_getaffinity(0)))  # has started when it is used
     broker = SenderBroker(folder / "broker", home.stations(), {RECONCILER: "r", "sender": "s"})
     urls = {"sqlite": f"sqlite:///{folder}/reconcile.db"} | ({"pg": url} if url else {})
@@ -230,6 +235,11 @@ def beside_a_counter(folder: Path, url: str | None) -> dict[str, float]:
     ratios = [stored / bare for (stored, _), bare in zip(rates["sqlite"], counted, strict=True)]
     found["reconcile_vs_bare_ratio"] = round(statistics.median(ratios), 3)
     return found
+
+
+def alone(folder: Path) -> dict[str, float]:
+    ratio = beside_a_counter(folder, ALONE, None)["reconcile_vs_bare_ratio"]
+    return {f"reconcile_vs_bare_{ALONE}_stations_ratio": ratio}
 
 
 # Without a broker
@@ -378,7 +388,8 @@ def run() -> dict[str, float]:
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name, postgres() as url:
         parts: dict[str, Callable[[Path], dict[str, float]]] = {
-            "beside": lambda folder: beside_a_counter(folder, url),
+            "beside": lambda folder: beside_a_counter(folder, STATIONS, url),
+            "alone": alone,
             "growth": growth,
         }
         if url is not None:
