@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from charger import SITE
 from reconcile_host import Host
-from test_reconcile_evidence import EVIDENCE, charge
+from test_reconcile_evidence import EVIDENCE, attest, charge
 
-from chargekeep_tools import wire
+from chargekeep_tools import evidence, wire
 from chargekeep_tools.cli import main
 from chargekeep_tools.codes import Exit
 from chargekeep_tools.sim.replica import TX_ENDED, Replica
@@ -97,6 +97,20 @@ def test_evidence_of_before_a_station_was_replaced_verifies(host, monkeypatch, c
         with pytest.raises(SystemExit) as ended:
             main()
         assert not ended.value.code and "1000 Wh" in capsys.readouterr().out
+
+
+def test_evidence_that_came_is_verified_as_the_driver_gets_it(run, host, tmp_path):
+    replica = host.add(Replica(SITE, "cp-2"))
+    attest(replica, charge(replica, 1234))
+    charge(replica)  # without evidence
+    host.give(replica, *replica.batches())
+    file = tmp_path / "evidence"
+    file.write_text(run(["reconcile", "evidence", "cp-2", "1"]))
+    verified = evidence.verify(bytes.fromhex(file.read_text()), replica.public)
+    assert (verified.tx_id, verified.energy_wh) == (1, 1234)
+    for station, tx in (("cp-2", "2"), ("cp-2", "3"), ("cp-9", "1")):
+        text = run(["reconcile", "evidence", station, tx], Exit.FAILED)
+        assert f"{station}: no evidence of transaction {tx}" in text
 
 
 def test_metrics_that_are_documented_or_watched_exist(host):

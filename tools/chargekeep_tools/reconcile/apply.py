@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from chargekeep_tools import wire
 from chargekeep_tools.reconcile import bill, policy
-from chargekeep_tools.reconcile.attest import differences
+from chargekeep_tools.reconcile.attest import differences, sealed_in
 from chargekeep_tools.reconcile.books import Books
 from chargekeep_tools.reconcile.payload import (
     CLOCK_SET,
@@ -260,9 +260,7 @@ class Pass:
         again = not sealed
         if again:
             self.rows.write()
-            same = records.c.log == self.log.id, records.c.seq == row["evidence_seq"]
-            query = sa.select(records.c.payload).where(*same)
-            _, (_, sealed, *_) = read(EVIDENCE, self.connection.execute(query).scalar_one())
+            sealed = sealed_in(self.connection, self.log.id, row["evidence_seq"])
         energy_wh = self._energy(row)[0] if _complete(row) else None
         detail = differences(sealed, station, self.log, row, energy_wh)
         if detail:

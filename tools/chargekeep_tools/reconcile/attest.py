@@ -3,7 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+import sqlalchemy as sa
+
 from chargekeep_tools.evidence import EvidenceError, Point, read
+from chargekeep_tools.reconcile import payload
+from chargekeep_tools.reconcile.schema import logs, records, transactions
 from chargekeep_tools.reconcile.store import Log
 from chargekeep_tools.reconcile.verify import Station
 
@@ -41,6 +45,26 @@ def differences(
     }
     said = [f"{name} {_text(a)}, not {_text(b)}" for name, (a, b) in both.items() if a != b]
     return "; ".join(said).replace("\0", "")[:_DETAIL]
+
+
+def sealed_in(connection: sa.Connection, log: int, seq: int) -> bytes:
+    """What is signed in the evidence record `seq` of a log."""
+    query = sa.select(records.c.payload).where(records.c.log == log, records.c.seq == seq)
+    _, body = payload.read(payload.EVIDENCE, connection.execute(query).scalar_one())
+    return body[1]
+
+
+def of(connection: sa.Connection, station: str, tx: int) -> bytes | None:
+    """What `station` signed about a transaction; of the same number in two logs, the newer."""
+    query = (
+        sa.select(transactions.c.log, transactions.c.evidence_seq)
+        .join(logs, logs.c.id == transactions.c.log)
+        .where(logs.c.station == station, transactions.c.tx == tx)
+        .where(transactions.c.evidence_seq.is_not(None))
+        .order_by(transactions.c.log.desc())
+    )
+    row = connection.execute(query).first()
+    return row and sealed_in(connection, *row)
 
 
 def _text(value: Any) -> str:

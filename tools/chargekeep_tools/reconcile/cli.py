@@ -24,7 +24,7 @@ from chargekeep_tools.options import (
     utc,
 )
 from chargekeep_tools.publish import BrokerOption
-from chargekeep_tools.reconcile import bill, exceptions, parking, policy, store
+from chargekeep_tools.reconcile import attest, bill, exceptions, parking, policy, store
 from chargekeep_tools.reconcile.books import HomeBooks
 from chargekeep_tools.reconcile.database import passes
 from chargekeep_tools.reconcile.exceptions import DatabaseOption, engine_for
@@ -197,6 +197,22 @@ def list_bills(
             | {name: bill.money(int(row[column])) for name, column in money.items()}
             for row in connection.execute(query).mappings()
         ]
+
+
+@app.command("evidence")
+def evidence_command(
+    station: Annotated[str, typer.Argument(help="The station that signed it.")],
+    tx: Annotated[int, typer.Argument(help="The transaction, as in its bill.")],
+    database: DatabaseOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Write what a station signed about a transaction, for `evidence verify`."""
+    with engine_for(home, database).connect() as connection:
+        found = attest.of(connection, station, tx)
+    if found is None:
+        hint = "a station signs when a transaction has ended; `reconcile bill` lists them"
+        raise ToolError(f"{station}: no evidence of transaction {tx}", Exit.FAILED, hint)
+    print(found.hex())
 
 
 @app.command("status")
