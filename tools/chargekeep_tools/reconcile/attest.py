@@ -64,7 +64,7 @@ def of(connection: sa.Connection, station: str, tx: int) -> bytes | None:
         .order_by(transactions.c.log.desc())
     )
     row = connection.execute(query).first()
-    return row and sealed_in(connection, *row)
+    return sealed_in(connection, *row) if row else None
 
 
 def _text(value: Any) -> str:
