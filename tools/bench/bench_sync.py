@@ -171,13 +171,13 @@ class Bench:
 
 
 def wire_bytes() -> float:
-    """Bytes of a PUBLISH packet with 32 meter values, a record."""
+    """Bytes of a PUBLISH packet with 32 meter values, a record; of a batch in a row of them."""
     replica = Replica(SITE, "cp-1")
-    while len(replica.slots) < 32:
+    while len(replica.slots) < 64:
         replica.register += 60
         replica.sleep(60)
         replica.append(METER_VALUE, [replica.register, 3600])
-    (data,) = replica.batches()
+    _, data = replica.batches()
     length = 2 + len(replica.log_topic) + 2 + len(data)
     return (1 + (2 if length < 16384 else 3) + length) / 32
 
