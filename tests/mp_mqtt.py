@@ -374,14 +374,15 @@ async def test_failing_handler_costs_the_connection_not_the_client():
     assert client.count.errors == {errors.UNEXPECTED: 1}
 
 
-async def back_offs(count, backoff_ms):
-    """The times in ms between `count` + 1 connections that all fail."""
+async def back_offs(count, backoff_ms, work_ms=0):
+    """The times in ms between `count` + 1 connections that all fail, each after `work_ms`."""
     from time import ticks_diff, ticks_ms
 
     times = []
 
     async def fail():
         times.append(ticks_ms())
+        await asyncio.sleep_ms(work_ms)
         raise OSError(111)
 
     client = client_of(Broker(), backoff_ms=backoff_ms)
@@ -397,6 +398,11 @@ async def test_back_off_doubles_with_jitter_up_to_its_limit():
     for i, gap in enumerate(gaps):
         mean = min(20 << i, 160)
         assert mean // 2 <= gap <= mean * 3 // 2 + 30, gaps
+
+
+async def test_back_off_grows_however_long_a_handshake_takes_to_fail():
+    gaps = await back_offs(5, (10, 160), work_ms=50)
+    assert gaps[-1] >= 50 + 80, gaps
 
 
 async def test_back_off_is_spread_so_that_a_fleet_does_not_come_in_step():

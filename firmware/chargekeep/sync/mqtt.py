@@ -92,12 +92,13 @@ class MqttClient:
         first, longest = self.backoff_ms
         delay = first
         while True:
-            began = ticks_ms()
+            self._accepted_at = None
             try:
                 await self._serve()
             except ChargekeepError as e:
                 self.count(e.code, e.detail)
-            if ticks_diff(ticks_ms(), began) > delay:
+            at = self._accepted_at
+            if at is not None and ticks_diff(ticks_ms(), at) > delay:
                 delay = first  # it held for a while: not the broker that drops everyone at once
             # Half to one and a half: a fleet must not come back in step after a power cut.
             await asyncio.sleep_ms(delay // 2 + random.getrandbits(16) * delay // 65536)
@@ -391,6 +392,7 @@ class MqttClient:
             if body[1]:
                 raise ChargekeepError(errors.SYNC_REFUSED, "CONNACK %d" % body[1])
             self.connected = True
+            self._accepted_at = ticks_ms()
             self._pulse()
             for topic_filter in list(self._filters):
                 await self._filter(_SUBSCRIBE, topic_filter)
@@ -428,6 +430,7 @@ class MqttClient:
             self._busy = True
             if self.on_message:
                 await self.on_message(topic, self._in[at : self._lo + length])
+            self._heard_at = ticks_ms()  # the answers behind it have their time from now on
             self._busy = False
             self._lo += length
         if packet_id is not None:
