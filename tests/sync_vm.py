@@ -96,6 +96,7 @@ async def main():
 
     files = {8: "ca", 9: "certificate", 10: "key"}
     tls = {n: read(settings[name]) for n, name in files.items() if name in settings}
+    tls |= {12: True} if settings.get("prompt") else {}
     if "psk" in settings:
         identity, key = settings["psk"]
         tls = {5: identity, 11: unhexlify(key)}

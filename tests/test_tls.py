@@ -2,12 +2,13 @@
 
 import datetime
 import ipaddress
+from pathlib import Path
 
 import pytest
 from charger import wait_for
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from sync_site import Site
 
 NOW = datetime.datetime.now(datetime.UTC)
@@ -16,12 +17,20 @@ YEARS = 365 * DAY
 PSK = "0123456789abcdef0123456789abcdef"
 
 
-class Authority:
-    """A certificate authority in `folder`."""
+def p256():
+    return ec.generate_private_key(ec.SECP256R1())
 
-    def __init__(self, folder, name):
-        self.folder, self.name = folder, name
-        self.key = ec.generate_private_key(ec.SECP256R1())
+
+def rsa2048():
+    return rsa.generate_private_key(65537, 2048)
+
+
+class Authority:
+    """A certificate authority in `folder`; `make_key()` makes its key and brokers'."""
+
+    def __init__(self, folder, name, make_key=p256):
+        self.folder, self.name, self.make_key = folder, name, make_key
+        self.key = make_key()
         self.subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
         builder = self._builder(self.subject, self.key, NOW - YEARS, NOW + YEARS)
         builder = builder.add_extension(x509.BasicConstraints(True, None), True)
@@ -46,7 +55,7 @@ class Authority:
 
     def issue(self, name, host="127.0.0.1", begins=NOW - DAY, ends=NOW + DAY):
         """(certificate, its path, path of its key)."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = self.make_key()
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
         names = [x509.DNSName(host)]
         if host[0].isdigit():
@@ -84,7 +93,8 @@ def start(tmp_path):
         sites.append(site)
         site.add("cp-1")
         site.broker.start()
-        files = {n: str(v.with_suffix(".der")) for n, v in settings.items() if n != "psk"}
+        paths = {n: v for n, v in settings.items() if isinstance(v, Path)}
+        files = {n: str(v.with_suffix(".der")) for n, v in paths.items()}
         return site.vm("cp-1", format=True, timeout_ms=4000, **(settings | files))
 
     yield start
@@ -107,6 +117,22 @@ def test_good_certificate_connects(ca, start):
     vm = start(listener(ca, certificate, key), ca=ca.path)
     wait_for(lambda: vm.last("connected"), 20)
     assert not vm.errors()
+
+
+@pytest.mark.parametrize("make_key", [p256, rsa2048])
+def test_prompt_suites_connect_whatever_the_certificate(tmp_path, start, make_key):
+    ca = Authority(tmp_path, "authority", make_key)
+    _, certificate, key = ca.issue("broker")
+    vm = start(listener(ca, certificate, key), ca=ca.path, prompt=True)
+    wait_for(lambda: vm.last("connected"), 20)
+    assert not vm.errors()
+
+
+def test_a_broker_that_insists_on_forward_secrecy_is_refused_by_name(tmp_path, start):
+    ca = Authority(tmp_path, "authority", rsa2048)
+    _, certificate, key = ca.issue("broker")
+    vm = start(listener(ca, certificate, key, "ciphers ECDHE+AESGCM"), ca=ca.path, prompt=True)
+    assert "FATAL_ALERT" in refused(vm)[0]
 
 
 @pytest.mark.parametrize(

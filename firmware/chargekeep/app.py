@@ -118,8 +118,9 @@ class App:
         count = self.health.count
         interface = self.board.network()
         self._networked = _HOST in settings
+        self._presenting = False
         self.client = MqttClient(
-            self._networked and _transport(settings, interface).open,
+            self._networked and _transport(settings, interface, lambda: self._presenting).open,
             me.station,
             count,
             user=settings.get(_USER),
@@ -247,7 +248,9 @@ class App:
 
     async def _serve_drivers(self):
         while True:
+            self._presenting = False
             presented = await self.reader.read()
+            self._presenting = True
             answer = await self._present(presented)
             if self._display:
                 self._display.write(answer + b"\r\n")
@@ -442,13 +445,13 @@ class App:
         await supervisor.run()
 
 
-def _transport(settings, interface):
+def _transport(settings, interface, busy):
     # Loaded where there is a broker only: a board without a radio lacks what it needs.
     from chargekeep.sync.transport import Transport
 
     dns = interface and (lambda: interface.ifconfig()[3])
     tls = settings if settings.get(_TLS) else None
-    return Transport(settings[_HOST], settings[_PORT], tls, dns)
+    return Transport(settings[_HOST], settings[_PORT], tls, dns, busy=busy)
 
 
 def main():

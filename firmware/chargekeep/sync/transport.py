@@ -1,8 +1,7 @@
 # Opens the connection to the broker without ever waiting for the network: names are resolved by a
 # small DNS client of our own (getaddrinfo blocks for seconds, and the driver and the watchdog with
-# it), and TLS verifies the broker or, with a pre-shared key, both ends. A handshake with
-# certificates computes for about a second on a microcontroller and needs a set clock; one with a
-# pre-shared key does neither.
+# it), and TLS (secure.py) verifies the broker or, with a pre-shared key, both ends. What TLS takes
+# is loaded where it is asked for.
 
 import asyncio
 import random
@@ -23,67 +22,37 @@ _POINTER = const(0xC0)  # 4.1.4
 _DATAGRAM = const(512)  # 4.2.1
 _TRIES = const(3)
 
-_USER = const(5)  # of the network map
-_CA = const(8)
-_CERTIFICATE = const(9)
-_KEY = const(10)
-_PSK = const(11)
-
 
 class Transport:
     """`await open()` gives asyncio's (reader, writer) to the broker.
 
-    host: name or IPv4 address; tls: the network map (see `tls_context`) or None; dns: gives the
+    host: name or IPv4 address; tls: the network map (see secure.py) or None; dns: gives the
     address of the name server, as `lambda: wlan.ifconfig()[3]`, or None where getaddrinfo may be
-    trusted not to block.
+    trusted not to block; busy: `busy()` says that a driver is being served.
     """
 
-    def __init__(self, host, port, tls=None, dns=None, timeout_ms=1500):
+    def __init__(self, host, port, tls=None, dns=None, timeout_ms=1500, busy=lambda: False):
         self.host = host
         self.port = port
         self.tls = tls
-        self._context = None
+        self._secured = None
         self.dns = dns
         self.timeout_ms = timeout_ms
+        self.busy = busy
 
     async def open(self):
         """Raises OSError, SYNC_CONNECT where the name cannot be resolved, CONFIG."""
         if self.tls:  # here, so that a station with bad settings charges nevertheless
-            self._context, self.tls = tls_context(self.tls), None
+            from chargekeep.sync import secure
+
+            self._secured, self.tls = secure.wrapper(self.tls, self.host, self.busy), None
         address = self.host
         if self.dns and not is_address(address):
             address = await resolve(address, self.dns(), self.timeout_ms)
-        if self._context is None:
-            return await asyncio.open_connection(address, self.port)
-        return await asyncio.open_connection(
-            address, self.port, ssl=self._context, server_hostname=self.host
-        )
-
-
-def tls_context(settings):
-    """A client context that accepts only a broker it can authenticate.
-
-    settings: the network map (FORMATS.md section 8). Raises CONFIG where it has neither a
-    certificate to trust nor a pre-shared key, or where the port cannot do it.
-    """
-    import tls  # the frozen module ssl ignores the PSK attributes
-
-    context = tls.SSLContext(tls.PROTOCOL_TLS_CLIENT)  # its attributes are not in the stubs
-    try:
-        if _PSK in settings:
-            context.verify_mode = tls.CERT_NONE  # the key does it  # pyright: ignore
-            context.psk_identity = settings[_USER]  # pyright: ignore
-            context.psk_key = settings[_PSK]  # pyright: ignore
-            # Only these suites: another one would not authenticate the broker.
-            context.set_ciphers([c for c in context.get_ciphers() if "-PSK-" in c])
-        else:
-            context.verify_mode = tls.CERT_REQUIRED  # pyright: ignore
-            context.load_verify_locations(settings[_CA])
-            if _CERTIFICATE in settings:
-                context.load_cert_chain(settings[_CERTIFICATE], settings[_KEY])
-    except (AttributeError, KeyError, ValueError, OSError) as e:
-        raise ChargekeepError(errors.CONFIG, "TLS: %s" % e)
-    return context
+        reader, writer = await asyncio.open_connection(address, self.port)
+        if self._secured:
+            reader = writer = self._secured(writer)
+        return reader, writer
 
 
 def is_address(host):
