@@ -164,8 +164,9 @@ def test_a_station_is_refused(depot):
 
 @pytest.mark.nightly
 def test_records_reach_the_books_by_tls_alone(depot):
-    """Past a node that is not to be trusted; one station shows a certificate of its own."""
-    one = depot.connect("cp-1", PLAIN, records=200)
+    """Past a node that is not to be trusted; one station offers prompt suites only, the other
+    shows a certificate of its own."""
+    one = depot.connect("cp-1", PLAIN, records=200, prompt=True)
     two = depot.connect("cp-2", STRICT, records=200)
     first, second = depot.cluster.nodes[EXPIRED], depot.cluster.nodes[STRICT]
     url = depot.url("amqps", EXPIRED, more=depot.shown())

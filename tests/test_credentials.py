@@ -83,9 +83,10 @@ def refused(vm):
     vm.stop()
 
 
+@pytest.mark.parametrize("prompt", [False, True], ids=["any suite", "prompt suites"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_station_is_let_in_with_what_it_was_given(depot, name):
-    accepted(depot.connect(name))
+def test_a_station_is_let_in_with_what_it_was_given(depot, name, prompt):
+    accepted(depot.connect(name, prompt=prompt))
 
 
 def test_a_wrong_credential_is_refused(depot):

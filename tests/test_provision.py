@@ -87,6 +87,22 @@ def test_a_board_becomes_a_station(home, station):
     assert not any(secret in data for data in files.values() for secret in (seed, identity[6]))
 
 
+def test_a_slow_board_is_given_prompt_suites(home, station, monkeypatch):
+    network = NETWORK | {7: True, 8: b"certificate"}
+    with station.repl() as port:
+
+        def settings(**how):
+            secret = provision.provision(home, port, "hall", "bay-1", **how)["unique_id"]
+            store = SealedStore(str(station.folder / "fs"), bytes.fromhex(secret))
+            return wire.loads(store.read("network"))
+
+        assert 12 not in settings(network=network)
+        monkeypatch.setattr(provision, "_SLOW", "linux")
+        assert settings(network=network)[12] is True
+        assert 12 not in settings(network=network, forward_secrecy=True)
+        assert 12 not in settings(network=NETWORK)  # no TLS
+
+
 def test_a_second_run_keeps_key_and_log(home, station):
     with station.repl() as port:
         first = provision.provision(home, port, "hall", "bay-1", network=NETWORK)

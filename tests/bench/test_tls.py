@@ -1,4 +1,7 @@
-"""TLS between a real image and mosquitto: who is believed, and how long nothing else runs."""
+"""TLS between a real image and mosquitto: who is believed, and how long nothing else runs.
+
+On an emulated RP2040 at 125 MHz, whose instructions take the cycles that they take.
+"""
 
 import datetime
 
@@ -10,6 +13,7 @@ from chargekeep_tools.credentials import Auth, Authority
 from chargekeep_tools.home import Home
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(7200)]
+TICK_MS = 250  # of the driver plane, app.py
 STATIONS = {"cp-1": Auth.PASSWORD, "cp-2": Auth.CERTIFICATE}
 ELSEWHERE = "192.0.2.7"  # the same broker, but not a name that its certificate has
 _JOIN = """
@@ -22,7 +26,7 @@ while not link.isconnected():
 """
 _CONNECT = """
 import asyncio, gc, time
-from chargekeep.sync import transport
+from chargekeep.sync import secure, transport
 
 def text(s):
     return bytes((0, len(s))) + s.encode()
@@ -31,7 +35,7 @@ def read(name):
     with open(name, "rb") as f:
         return f.read()
 
-async def go(host, port, user, password, files):
+async def go(host, port, user, password, files, prompt):
     late, done = 0, []
 
     async def tick():
@@ -41,7 +45,9 @@ async def go(host, port, user, password, files):
             await asyncio.sleep_ms(5)
             late = max(late, time.ticks_diff(time.ticks_ms(), before) - 5)
 
-    opener = transport.Transport(host, port, {n: read(name) for n, name in files.items()})
+    settings = {n: read(name) for n, name in files.items()}
+    settings[12] = prompt
+    opener = transport.Transport(host, port, settings)
     task = asyncio.create_task(tick())
     gc.collect()
     free = gc.mem_free()
@@ -50,11 +56,15 @@ async def go(host, port, user, password, files):
         body = text("MQTT") + b"\\x04\\xc2\\x00\\x3c" + text(user) + text(user) + text(password)
         writer.write(bytes((0x10, len(body))) + body)
         await writer.drain()
-        said = (await reader.readexactly(4))[3]
-        writer.close()
+        said = bytearray(4)
+        while not await reader.readinto(said):
+            pass
+        said = said[3]
+        gc.collect()
+        free -= gc.mem_free()
+        await writer.wait_closed()
     except (OSError, ValueError) as e:
         said = str(e)
-    free -= gc.mem_free()
     done.append(1)
     await task
     print(repr((said, late, free)))
@@ -62,12 +72,15 @@ async def go(host, port, user, password, files):
 
 
 @pytest.fixture
-def station(emulated, tmp_path):
-    """`connect(name, **how)` of a Pico W: what the broker said, the longest stall in ms, heap."""
+def station(request, emulated, tmp_path, monkeypatch):
+    """`connect(name, **how)` of a Pico W: what the broker said, the longest stall in ms, heap.
+    The authority has a P-256 key where the test asks for it, as those of 2026 and before."""
     board = emulated
     if board.radio is None:
         pytest.skip(f"{board.name} has no network")
     board.radio.open[ELSEWHERE] = "127.0.0.1"
+    if getattr(request, "param", "RSA") == "P-256":
+        monkeypatch.setattr(credentials, "_rsa", credentials._p256)
     home = Home(tmp_path / "home")
     for name, auth in STATIONS.items():
         record = {
@@ -88,11 +101,11 @@ def station(emulated, tmp_path):
     board.exec(_JOIN % board.wifi, timeout_s=120)
     board.exec(_CONNECT)
 
-    def connect(name, host=board.network_host, ca="ca.der"):
+    def connect(name, host=board.network_host, ca="ca.der", prompt=True):
         certificates = STATIONS[name] == Auth.CERTIFICATE
         files = {8: ca} | ({9: "certificate.der", 10: "key.der"} if certificates else {})
         password = home.station(name)["mqtt"]["password"]
-        arguments = host, ports[2 if certificates else 1], name, password, files
+        arguments = host, ports[2 if certificates else 1], name, password, files, prompt
         return eval(board.exec(f"asyncio.run(go{arguments!r})", timeout_s=300))
 
     runner = broker.Broker(tmp_path / "broker", port=ports[0])
@@ -101,17 +114,43 @@ def station(emulated, tmp_path):
     runner.stop()
 
 
-def test_a_pico_w_believes_its_authority_alone(station):
-    board, connect = station
-    assert "starts in the future" in connect("cp-1")[0]  # its clock was never set
+def set_clock(board):
     now = datetime.datetime.now(datetime.UTC)
     clock = *now.timetuple()[:3], 0, *now.timetuple()[3:6], 0
     board.exec(f"import machine; machine.RTC().datetime({clock})")
+
+
+def late(board, connect, what, **how):
+    """The longest stall of a station's connection, in ms, for each way to show who it is."""
+    found = []
+    for name in STATIONS:
+        said, late_ms, heap = connect(name, **how)
+        print(f"{board.name}, {what}, {STATIONS[name]}: {late_ms} ms, {heap} bytes of heap")
+        assert said == 0 and heap < 32_000
+        found.append(late_ms)
+    return max(found)
+
+
+def test_a_pico_w_believes_its_authority_alone(station):
+    board, connect = station
+    assert "starts in the future" in connect("cp-1")[0]  # its clock was never set
+    set_clock(board)
     assert "does not match" in connect("cp-1", host=ELSEWHERE)[0]
     assert "not correctly signed" in connect("cp-1", ca="other.der")[0]
-    for name in STATIONS:
-        said, late_ms, heap = connect(name)
-        print(f"{board.name}, {STATIONS[name]}: {late_ms} ms at a stretch, {heap} bytes of heap")
-        assert said == 0
-        # README.md and FORMATS.md say how long a driver waits
-        assert 250 < late_ms < 2000 and heap < 50_000
+
+
+# README.md and FORMATS.md say how long a driver waits
+
+
+def test_a_handshake_takes_no_tick_from_a_driver(station):
+    board, connect = station
+    set_clock(board)
+    assert late(board, connect, "RSA, prompt suites") < TICK_MS
+    assert TICK_MS < late(board, connect, "RSA, forward secrecy", prompt=False) < 2 * TICK_MS
+
+
+@pytest.mark.parametrize("station", ["P-256"], indirect=True)
+def test_a_handshake_with_an_authority_of_before(station):
+    board, connect = station
+    set_clock(board)
+    assert TICK_MS < late(board, connect, "P-256") < 2 * TICK_MS

@@ -26,6 +26,9 @@ from chargekeep_tools.options import HomeOption, JsonOption, new_app, show
 
 RECONCILER = "reconciler"
 OPERATOR = "operator"
+# Up to TLS 1.2; the last is for microcontrollers that would keep a driver waiting while they make
+# an ephemeral key.
+_SUITES = "ECDHE+AESGCM:ECDHE+CHACHA20:AES128-GCM-SHA256"
 _ITERATIONS = 101  # what mosquitto_passwd uses: passwords are random, made by provisioning
 _START_S = 10
 
@@ -238,7 +241,7 @@ def configure(
     authority, records = Authority(home), home.stations()
     files = access_files(host_accounts(home), records)
     certificate, key = authority.server(hosts)
-    secure = f"certfile {out / 'server.crt'}\nkeyfile {out / 'server.pem'}\n"
+    secure = f"certfile {out / 'server.crt'}\nkeyfile {out / 'server.pem'}\nciphers {_SUITES}\n"
     listeners = [
         f"listener {ports[0]}{'' if plain else ' 127.0.0.1'}\n",
         f"listener {ports[1]}\n{secure}",

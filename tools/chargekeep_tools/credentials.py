@@ -8,6 +8,9 @@ authority, or a pre-shared key. Made once at provisioning, ended by `stations re
 
 Whoever has the authority's key can pass for a station at the broker and read what is published
 for it, but sign nothing: what a station records is signed with the key that it made itself.
+
+Authority and broker have RSA keys, which a microcontroller verifies three times as fast as P-256;
+stations, which sign, have P-256 keys. An authority that was made with P-256 goes on with it.
 """
 
 import datetime
@@ -20,13 +23,14 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from chargekeep_tools.codes import Exit, ToolError
 from chargekeep_tools.home import Home
 
 _YEARS = 20  # a station in the field asks for no new certificate: it is revoked instead
+_RSA_BITS = 2048  # more would take an RP2040 longer than a driver is to wait
 _DER, _PEM = serialization.Encoding.DER, serialization.Encoding.PEM
 
 
@@ -47,7 +51,7 @@ class Authority:
         key_path, path = self.folder / "ca.pem", self.folder / "ca.crt"
         with home.locked():
             if not path.exists():
-                self._key = ec.generate_private_key(ec.SECP256R1())
+                self._key: _Key = _rsa()
                 self.certificate = self._make()
                 home.write(key_path, _private(self._key, _PEM), private=True)
                 home.write(path, self.certificate_pem)
@@ -56,7 +60,7 @@ class Authority:
             self.certificate = x509.load_pem_x509_certificate(path.read_bytes())
         except (OSError, ValueError) as error:
             raise ToolError(f"{self.folder}: {error}", Exit.HOME, "restore it from a backup")
-        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        assert isinstance(key, _Key)
         self._key = key
 
     def _make(self) -> x509.Certificate:
@@ -80,7 +84,7 @@ class Authority:
         return self.certificate.public_bytes(_DER)
 
     def _issue(self, name: str, usage: x509.ObjectIdentifier, hosts: list[str]) -> tuple:
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = _rsa() if hosts and isinstance(self._key, rsa.RSAPrivateKey) else _p256()
         builder = _builder(_name(name), self.certificate.subject, key)
         builder = builder.add_extension(x509.BasicConstraints(False, None), True)
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), False)
@@ -129,6 +133,15 @@ class Authority:
 
 
 _DAY = datetime.timedelta(days=1)
+_Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+
+
+def _rsa() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(65537, _RSA_BITS)
+
+
+def _p256() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
 
 
 def _name(text: str) -> x509.Name:
@@ -156,7 +169,7 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: Any) -> x509.Certificat
 
 
 def _private(key: Any, encoding: serialization.Encoding) -> bytes:
-    form = serialization.PrivateFormat.TraditionalOpenSSL  # SEC 1, which mbedTLS reads
+    form = serialization.PrivateFormat.TraditionalOpenSSL  # SEC 1 or PKCS #1: mbedTLS
     return key.private_bytes(encoding, form, serialization.NoEncryption())
 
 

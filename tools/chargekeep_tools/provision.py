@@ -23,6 +23,8 @@ MICROPYTHON = (1, 28, 0)
 PLATFORMS = {"RP2": "rp2", "ESP32": "esp32", "UNIX": "linux"}
 """A manifest's board to sys.platform."""
 
+_CA, _PROMPT = 8, 12  # of the network map
+_SLOW = "RP2040"  # takes 0.4 s for an ephemeral key: longer than a driver is to wait
 _PROOF = b"chargekeep commission\0"
 # Erasing and checking 64 sectors takes up to 26 s at the flash's worst case.
 _COMMISSION_TIMEOUT_S = 90
@@ -45,7 +47,7 @@ def network_map(
     if broker is not None:
         found |= {3: broker[0], 4: broker[1], 7: tls}
     if ca is not None:
-        found[8] = ca
+        found[_CA] = ca
     return found
 
 
@@ -60,11 +62,13 @@ def commission(
     auth: Auth = Auth.PASSWORD,
     root: str | None = None,
     replace: bool = False,
+    forward_secrecy: bool = False,
 ) -> dict[str, Any]:
     """Have the device become `station`, and keep its record. Returns the record.
 
     `network` lacks what the station shows to the broker: it is made here, once for each station,
-    and again with `replace`, for the board before may be in other hands.
+    and again with `replace`, for the board before may be in other hands. `forward_secrecy`: on
+    an RP2040 as well, which makes drivers wait.
     Raises `ToolError` when the proof of possession of the new key does not verify.
     """
     checked_name(station, "station")
@@ -80,6 +84,10 @@ def commission(
     mqtt = credentials.make(
         home, station, auth, before["mqtt"] if before and not replace else None
     )
+    settings = (network or {}) | credentials.network(mqtt)
+    if _CA in settings and not forward_secrecy:
+        if _SLOW in device.run("import sys\nprint(sys.implementation._machine)"):
+            settings[_PROMPT] = True
     challenge = os.urandom(32)
     request = {
         1: site,
@@ -88,7 +96,7 @@ def commission(
         4: bytes.fromhex(keys.choose(home, "root", name=root)["public_key"]),
         5: os.urandom(32),
         6: home.site_key(site),
-        7: (network or {}) | credentials.network(mqtt),
+        7: settings,
         8: challenge,
         9: replace,
     }

@@ -51,6 +51,13 @@ CaOption = Annotated[
     Path | None,
     typer.Option("--ca", help="Certificate that vouches for the broker [our own authority's]."),
 ]
+ForwardOption = Annotated[
+    bool,
+    typer.Option(
+        "--forward-secrecy",
+        help="Ephemeral TLS keys on an RP2040 too: a driver may wait 0.4 s for one.",
+    ),
+]
 AuthOption = Annotated[
     Auth, typer.Option("--auth", help="What the station shows to the broker; the last two: TLS.")
 ]
@@ -160,6 +167,7 @@ def provision_command(
     broker: MqttOption = None,
     tls: TlsOption = False,
     ca: CaOption = None,
+    forward_secrecy: ForwardOption = False,
     auth: AuthOption = Auth.PASSWORD,
     root: RootOption = None,
     replace: ReplaceOption = False,
@@ -182,6 +190,7 @@ def provision_command(
         ca,
         auth,
         root=root,
+        forward_secrecy=forward_secrecy,
         replace=replace,
         test=test,
         relay=test_relay,
@@ -211,6 +220,7 @@ def provision_many_command(
     broker: MqttOption = None,
     tls: TlsOption = False,
     ca: CaOption = None,
+    forward_secrecy: ForwardOption = False,
     auth: AuthOption = Auth.PASSWORD,
     root: RootOption = None,
     test: TestOption = True,
@@ -220,7 +230,8 @@ def provision_many_command(
 ) -> None:
     """Provision every board of PLAN. One line of JSON a board with --json; run it again after a
     failure: what is done is done quickly. The exit status is that of the first failure."""
-    job = Job(home, site, board, path, wiring, wifi, broker, tls, ca, auth, root=root, test=test)
+    how = {"root": root, "forward_secrecy": forward_secrecy, "test": test}
+    job = Job(home, site, board, path, wiring, wifi, broker, tls, ca, auth, **how)
     rows = list(_read_plan(plan))
     codes = []
     with progress_lines(not as_json) as line, ThreadPoolExecutor(jobs) as pool:
