@@ -87,6 +87,10 @@ KeyFor = Callable[[bytes, int], bytes | None]
 """`(kid, content type)` to a public key of 32 bytes, or None if there is none for that use."""
 
 
+UNDECODABLE = (cbor2.CBORDecodeError, ValueError, TypeError, ArithmeticError, RecursionError)
+"""What cbor2 raises: dates, decimals and other things that tags make have errors of their own."""
+
+
 class WireError(ValueError):
     """Bytes that are refused. `code` is a number of firmware/chargekeep/errors.py."""
 
@@ -142,13 +146,7 @@ def loads(data: bytes) -> Any:
         obj = cbor2.loads(data)
     except cbor2.CBORDecodeEOF:
         raise WireError(CBOR_TRUNCATED, "ends early") from None
-    except (
-        cbor2.CBORDecodeError,
-        ValueError,
-        TypeError,
-        ArithmeticError,
-        RecursionError,
-    ) as error:
+    except UNDECODABLE as error:
         raise WireError(CBOR_UNSUPPORTED, str(error)) from None
     if cbor2.dumps(_with_tag(obj)) != data:
         raise WireError(CBOR_NOT_CANONICAL, "not the deterministic encoding, or bytes follow")

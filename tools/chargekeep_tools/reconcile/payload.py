@@ -85,6 +85,6 @@ def _decode(data: bytes) -> Any:
             if type(value) is list and _PLAIN.issuperset(map(type, value)):
                 if cbor2.dumps(value) == data:
                     return value
-        except (cbor2.CBORDecodeError, ValueError):
+        except wire.UNDECODABLE:
             pass
     return wire.loads(data)

@@ -292,11 +292,13 @@ def _signed_fast(data: bytes, station: Station, named: set[bytes]) -> Any:
             if digest[: wire.BATCH_NAME] not in named:
                 crypto_sign_open(signature + signed + hashed, public_key)
             body = cbor2.loads(payload)
-        except (BadSignatureError, cbor2.CBORDecodeError, ValueError):
+        except (BadSignatureError, *wire.UNDECODABLE):
             return None
         # What cbor2 read in order and would write the same is deterministic (RFC 8949 section
         # 4.2.1), but for the order of keys; there is one map.
-        if type(body) is not dict or list(body) != [*sorted(body)] or min(body) < 0:
+        if type(body) is not dict or set(map(type, body)) != {int}:
+            return None
+        if list(body) != sorted(body) or min(body) < 0:
             return None
         return body if cbor2.dumps(body) == payload else None
     return None
@@ -320,7 +322,7 @@ def read_batch(body: Any, data: bytes, station: Station) -> Batch:
             and type(named) is bytes
             and len(named) == wire.BATCH_NAME
         )
-    except (TypeError, KeyError, AttributeError):
+    except (TypeError, LookupError, AttributeError):
         raise WireError(OBJECT_FORM, "batch") from None
     if not sound:
         raise WireError(OBJECT_FORM, "batch")
