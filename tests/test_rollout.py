@@ -87,6 +87,35 @@ class Bay:
         return self.reader.read_line(10)
 
 
+@pytest.mark.parametrize(
+    "status",
+    [
+        b"",
+        b"\xff",
+        b"[" * 100_000,
+        b"[]",
+        b"null",
+        b"{}",
+        b'{"update": []}',
+        b'{"update": {"bundle": "%s"}}',
+        b'{"update": {"bundle": "%s", "state": {}}}',
+        b'{"update": {"bundle": "%s", "state": "loading", "left": "many"}}',
+        b'{"update": {"bundle": "%s", "state": "refused", "error": [1]}}',
+    ],
+)
+@pytest.mark.parametrize("retained", [False, True])
+def test_no_status_of_a_station_hides_the_others(status, retained):
+    bundle = Bundle(b"manifest", {2: "hall"}, {})
+    told = []
+    watch = rollout.Watch(bundle, ["bay-1", "bay-2"], lambda *said: told.append(said))
+    watch.heard("bay-1", status.replace(b"%s", watch.id.encode()), retained)
+    for _, state in told:
+        assert rollout.sentence(state) and rollout.exit_code(state, {}) in Exit
+    ends = {"update": {"bundle": watch.id, "state": "running"}}
+    watch.heard("bay-2", json.dumps(ends).encode(), False)
+    assert watch.states["bay-2"]["state"] == "running"
+
+
 @pytest.fixture(scope="module")
 def bay(tmp_path_factory):
     with Bay(tmp_path_factory.mktemp("rollout")) as bay:

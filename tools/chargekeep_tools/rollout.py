@@ -22,6 +22,7 @@ CHUNK = 2048
 Progress = Callable[[str, dict[str, Any]], None]
 """Called with a station and what its status says of the update."""
 
+_UPDATE = (("bundle", str), ("version", int), ("state", str), ("left", int), ("error", int))
 VERDICTS = ("running", "rolled_back", "refused")
 
 
@@ -101,13 +102,10 @@ class Watch:
         return {wire.topic(self.site, name, "up", "status"): name for name in self.states}
 
     def heard(self, station: str, payload: bytes, retained: bool) -> None:
-        try:
-            update = json.loads(payload).get("update") or {}
-        except (ValueError, AttributeError):
-            return
+        update = _update_in(payload)
         if update.get("bundle") != self.id:
             return
-        if retained and update["state"] == "refused":
+        if retained and update.get("state") == "refused":
             return  # of an earlier attempt
         self.states[station] = update
         self._progress(station, update)
@@ -116,6 +114,15 @@ class Watch:
 
     def wait(self, seconds: float) -> None:
         self._done.wait(seconds)
+
+
+def _update_in(payload: bytes) -> dict[str, Any]:
+    """What a status says of an update, as far as it has the form; a station may send anything."""
+    try:
+        update = json.loads(payload)["update"]
+        return {name: update[name] for name, kind in _UPDATE if type(update.get(name)) is kind}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def roll_out(
