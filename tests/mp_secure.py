@@ -3,6 +3,7 @@
 # heap: 320k
 import asyncio
 import io
+import time
 from binascii import a2b_base64
 
 import tls
@@ -22,7 +23,7 @@ KEY = a2b_base64(
     "AR8ecZiCCaBh5cus7TBJOseAe+n4UOP7//myNQYwdfXilJHAmjWBkodyRvCNMt+fw3Vry9qiNA=="
 )
 PLENTY = 1 << 20
-ECONNRESET = 104
+EINVAL, ECONNRESET = 22, 104
 POLL = 3
 READABLE, WRITABLE = 1, 4
 RECORDS = 9  # three handshake messages out, six records in
@@ -40,6 +41,7 @@ class End(io.IOBase):
         self.closed = False
         self.turn = 0
         self.began = []  # turns in which a record was begun
+        self.on_header = lambda: None
 
     def readinto(self, buf):
         if not self.left:
@@ -52,6 +54,7 @@ class End(io.IOBase):
         self.left -= 1
         if len(buf) == 5:
             self.began.append(self.turn)
+            self.on_header()
         buf[:n] = self.coming[:n]
         self.coming[:] = self.coming[n:]
         return n
@@ -67,7 +70,7 @@ class End(io.IOBase):
 
     def ioctl(self, request, argument):
         if request != POLL:
-            return 0
+            return -EINVAL
         ready = READABLE if (self.coming and self.left) or self.fault else 0
         return (ready | (WRITABLE if len(self.going) < self.room else 0)) & argument
 
@@ -135,6 +138,49 @@ async def test_others_have_a_turn_between_any_two_records():
     began = line.end.began
     assert len(began) == RECORDS and len(set(began)) == RECORDS, began
     assert await line.receive(5) == b"hello"
+
+
+async def test_what_came_by_another_line_is_next():
+    # A card, say, that is held to the reader while a record is dealt with.
+    line, card = Line(), End(bytearray(), bytearray())
+    reader, taken = asyncio.StreamReader(card), []
+
+    def hold_card():
+        assert not card.coming
+        card.coming.extend(b"card")
+
+    async def serve_drivers():
+        while True:
+            taken.append(await reader.readinto(bytearray(10)))
+
+    line.end.on_header = hold_card
+    task = asyncio.create_task(serve_drivers())
+    await line.send()
+    await asyncio.sleep_ms(10)
+    assert taken == [4] * 6, taken
+    task.cancel()
+
+
+async def test_two_stalls_do_not_add_up():
+    # Who is late because of another task runs before the next step, not after it.
+    line, tasks, late = Line(), [], []
+
+    async def work():
+        await asyncio.sleep_ms(5)
+        time.sleep_ms(80)
+
+    async def tick():
+        late.append(True)
+        await asyncio.sleep_ms(50)
+        late.pop()
+
+    def between():
+        assert not late
+        tasks.extend([asyncio.create_task(job()) for job in (work, tick)])
+
+    line.end.on_header = between
+    await line.send()
+    assert len(tasks) == 12
 
 
 async def test_a_handshake_waits_while_a_driver_is_served():

@@ -5,6 +5,7 @@
 import asyncio
 import io
 from asyncio import core  # not in the stubs  # pyright: ignore
+from time import ticks_diff, ticks_ms
 
 import tls  # the frozen module ssl ignores the PSK attributes
 from micropython import const
@@ -126,10 +127,16 @@ class Stream:
 
     def _unblocked(self):  # async, as in asyncio.stream
         link, queue = self._link, core._io_queue
-        if link.paused:
+        if link.paused and self._open:
             yield from asyncio.sleep_ms(0)
-            while not self._open and self._busy():
+        elif link.paused:
+            # Not 0 ms: what came by other lines during a step would have its turn after the next.
+            # And nobody else may be late: two stalls do not add up.
+            late = True
+            while late or self._busy():
+                began = ticks_ms()
                 yield from asyncio.sleep_ms(_LOOK_MS)
+                late = ticks_diff(ticks_ms(), began) > 2 * _LOOK_MS
         elif link.reading:
             yield queue.queue_read(self._plain.s)
         else:
