@@ -64,15 +64,24 @@ async def test_joins_and_joins_again():
     task.cancel()
 
 
-async def test_failures_are_counted_and_the_radio_restarted():
+async def test_no_access_point_is_no_reason_to_restart_the_radio_soon():
     interface = Interface([None, None, None, 1])
     wifi = wifi_of(interface)
     task = asyncio.create_task(wifi.run())
     await until(lambda: interface.up, 8000)
     assert wifi.count.errors == {errors.SYNC_CONNECT: 3}
-    assert interface.calls.count(("active", False)) == 1
+    assert ("active", False) not in interface.calls
     assert interface.calls.count(("disconnect",)) == 3
     await until(lambda: wifi.failures == 0)
+    task.cancel()
+
+
+async def test_the_radio_is_restarted_in_the_end():
+    interface = Interface([])
+    wifi = Wifi(interface, "net", "pw", Counts(), timeout_ms=0, backoff_ms=(1, 1))
+    task = asyncio.create_task(wifi.run())
+    await until(lambda: ("active", False) in interface.calls)
+    assert wifi.failures == 30
     task.cancel()
 
 
@@ -91,13 +100,14 @@ async def test_back_off_is_spread():
     assert max([gap for gap in gaps if gap < 250]) > 88, gaps  # without restarts of the radio
 
 
-async def test_wedged_driver_is_survived():
+async def test_a_wedged_interface_is_restarted():
     interface = Interface([1])
-    interface.wedged = 2
+    interface.wedged = 3
     wifi = wifi_of(interface)
     task = asyncio.create_task(wifi.run())
     await until(lambda: interface.up, 5000)
-    assert wifi.count.errors == {errors.SYNC_CONNECT: 2}
+    assert wifi.count.errors == {errors.SYNC_CONNECT: 3}
+    assert interface.calls.count(("active", False)) == 1
     task.cancel()
 
 

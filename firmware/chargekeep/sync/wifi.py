@@ -10,7 +10,10 @@ from micropython import const
 from chargekeep import errors
 
 _LOOK_MS = const(250)
-_RESET_AFTER = const(3)  # failures in a row until the radio is switched off and on
+# Failures in a row until the radio is switched off and on. A Pico W does nothing else for 352 ms
+# then, and whoever wants to charge waits: soon only where the interface itself fails.
+_RESET_WEDGED = const(3)
+_RESET_DEAF = const(30)
 
 
 class Wifi:
@@ -34,12 +37,14 @@ class Wifi:
     async def run(self):
         first, longest = self.backoff_ms
         delay = first
+        reset_after = _RESET_DEAF
         while True:
             try:
-                up = await self._join()
+                up = await self._join(reset_after)
+                reset_after = _RESET_DEAF
                 detail = "no association with %s" % self.ssid
             except OSError as e:  # a driver that is wedged says so here
-                up, detail = False, str(e)
+                up, detail, reset_after = False, str(e), _RESET_WEDGED
             if up:
                 self.failures = 0
                 delay = first
@@ -52,8 +57,8 @@ class Wifi:
             await asyncio.sleep_ms(delay // 2 + random.getrandbits(16) * delay // 65536)
             delay = min(2 * delay, longest)
 
-    async def _join(self):
-        if self.failures and self.failures % _RESET_AFTER == 0:
+    async def _join(self, reset_after):
+        if self.failures and self.failures % reset_after == 0:
             self.interface.active(False)
             await asyncio.sleep_ms(_LOOK_MS)
         if not self.interface.active():
