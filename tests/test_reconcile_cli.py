@@ -113,6 +113,18 @@ def test_evidence_that_came_is_verified_as_the_driver_gets_it(run, host, tmp_pat
         assert f"{station}: no evidence of transaction {tx}" in text
 
 
+def test_a_time_that_is_no_date_is_shown_as_it_is(run, host):
+    replica = host.add(Replica(SITE, "cp-2"))
+    replica.time = 1 << 39
+    attest(replica, charge(replica))
+    host.give(replica, *replica.batches())
+    assert f"@{1 << 39}" in run(["reconcile", "bill", "--station", "cp-2"])
+    file = f"{host.home.root}/evidence"
+    Path(file).write_text(run(["reconcile", "evidence", "cp-2", "1"]))
+    with pytest.raises(evidence.EvidenceError):
+        evidence.verify(bytes.fromhex(Path(file).read_text()), replica.public)
+
+
 def test_metrics_that_are_documented_or_watched_exist(host):
     metrics = pytest.importorskip("chargekeep_tools.reconcile.metrics")
     names = set()

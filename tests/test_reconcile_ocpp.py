@@ -6,10 +6,13 @@ import pytest
 from charger import SITE
 from reconcile_host import Host
 
+from chargekeep_tools.cli import main
+from chargekeep_tools.codes import Exit
 from chargekeep_tools.sim.replica import START, Replica
 
 pytest.importorskip("ocpp")
 
+from ocpp.exceptions import InternalError
 from ocpp.routing import on
 from ocpp.v201 import ChargePoint, call_result
 from websockets.asyncio.server import serve
@@ -18,15 +21,24 @@ from chargekeep_tools.reconcile import ocpp
 
 
 class Csms:
-    """A CSMS written with the library `ocpp`; it hangs up before event number `fail_at`."""
+    """A CSMS written with the library `ocpp`; it hangs up before event number `fail_at`.
 
-    def __init__(self, fail_at=None):
+    unknown: stations that it lets not in; refused: a transaction id that it answers with an error.
+    """
+
+    def __init__(self, fail_at=None, unknown=(), refused=None):
         self.events = []  # (station, event)
         self.fail_at = fail_at
+        self.unknown = unknown
+        self.refused = refused
+
+    def look(self, connection, request):
+        if station_in(request) in self.unknown:
+            return connection.respond(404, "no such station")
 
     async def accept(self, socket):
         csms = self
-        station = socket.request.path.rsplit("/", 1)[-1]
+        station = station_in(socket.request)
 
         class Station(ChargePoint):
             @on("TransactionEvent")
@@ -34,17 +46,32 @@ class Csms:
                 if len(csms.events) == csms.fail_at:
                     csms.fail_at = None
                     await socket.close()
+                if event["transaction_info"]["transaction_id"].endswith(csms.refused or "none"):
+                    raise InternalError("no")
                 csms.events.append((station, event))
                 return call_result.TransactionEvent()
 
         await Station(station, socket).start()
 
 
-def deliver(host, csms):
+def station_in(request):
+    return request.path.rsplit("/", 1)[-1]
+
+
+def serving(csms):
+    protocols = ["ocpp2.0.1"]
+    return serve(csms.accept, "127.0.0.1", 0, subprotocols=protocols, process_request=csms.look)
+
+
+def deliver(host, csms, refused=()):
+    """How many transactions were delivered, all others being those (station, tx) of `refused`."""
+
     async def run():
-        async with serve(csms.accept, "127.0.0.1", 0, subprotocols=["ocpp2.0.1"]) as server:
+        async with serving(csms) as server:
             port = server.sockets[0].getsockname()[1]
-            return await ocpp.deliver(host.engine, f"ws://127.0.0.1:{port}/", START)
+            done = await ocpp.deliver(host.engine, f"ws://127.0.0.1:{port}/", START)
+            assert [(one.station, one.tx) for one in done.refused] == [*refused]
+            return done.count
 
     return asyncio.run(run())
 
@@ -86,3 +113,48 @@ def test_broken_connection_repeats_with_the_same_ids(host):
     assert len(set(ids)) == 14 and len(ids) > 14
     host.reconciler.projector.rebuild()
     assert deliver(host, csms) == 0
+
+
+def test_what_is_refused_holds_up_nothing_else(host):
+    assert deliver(host, Csms(refused="-1"), [("cp-1", 1), ("cp-2", 1)]) == 2
+    csms = Csms()
+    assert deliver(host, csms) == 2
+    assert {e["transaction_info"]["transaction_id"][-2:] for _, e in csms.events} == {"-1"}
+
+
+def test_a_station_that_the_csms_does_not_know_holds_up_nobody(host):
+    csms = Csms(unknown=["cp-1"])
+    assert deliver(host, csms, [("cp-1", None)]) == 2
+    assert {station for station, _ in csms.events} == {"cp-2"}
+    assert deliver(host, Csms()) == 2
+
+
+def test_what_has_no_place_in_ocpp_is_refused_here(host):
+    odd = host.add(Replica(SITE, "cp-3"))
+    odd.time = 1 << 39  # after the year 9999
+    odd.charge(7, tariff=(7, 1))
+    odd.time = START
+    odd.start(tariff=(7, 1), id_token=b"h" * 40)  # more than OCPP's 36 characters
+    odd.stop()
+    odd.charge(8, tariff=(7, 1))
+    host.give(odd, *odd.batches())
+    csms = Csms()
+    assert deliver(host, csms, [(odd.name, 2)]) == 6
+    times = [event["timestamp"] for station, event in csms.events if station == odd.name]
+    assert len(times) == 6 and times[0] < "9999"
+
+
+def test_the_command_says_what_was_refused(host, monkeypatch, capsys):
+    words = ["reconcile", "deliver", "--database", host.url, "--home", str(host.home.root)]
+
+    async def refuse(engine, url, now):
+        return ocpp.Delivery(3, [ocpp.Refusal("cp-1", 7, "no"), ocpp.Refusal("cp-2", None, "404")])
+
+    monkeypatch.setattr(ocpp, "deliver", refuse)
+    monkeypatch.setattr("sys.argv", ["chargekeep", *words, "--csms", "ws://x"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    captured = capsys.readouterr()
+    assert ended.value.code == Exit.REFUSED
+    assert "3 delivered" in captured.out and "cp-2" in captured.out
+    assert "ws://x refused 2" in captured.err

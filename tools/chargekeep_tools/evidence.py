@@ -13,7 +13,7 @@ import typer
 from chargekeep_tools import ocmf, wire
 from chargekeep_tools.codes import Exit, ToolError
 from chargekeep_tools.home import Home
-from chargekeep_tools.options import HomeOption, JsonOption, new_app, show
+from chargekeep_tools.options import LATEST, HomeOption, JsonOption, new_app, show
 
 RECORD_TYPE = 15
 QUALITIES = ("unknown", "informative", "relative", "synchronized")
@@ -78,7 +78,7 @@ def _point(value: Any) -> Point:
     register, time, *rest = value
     if any(type(v) is not int or v < 0 for v in (register, *rest)):
         raise EvidenceError("a point is out of range")
-    if time is not None and type(time) is not int:
+    if time is not None and (type(time) is not int or not 0 <= time <= LATEST):
         raise EvidenceError("a time is none")
     return Point(register, time, *rest)
 

@@ -92,9 +92,17 @@ def moment(text: str, now: int | None = None) -> int:
     return int((parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp())
 
 
+LATEST = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
+"""Unix seconds: what comes after is a number, but no date."""
+
+
 def utc(unix: int | None) -> str:
-    """Unix seconds as people read them."""
-    return "-" if not unix else datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    """Unix seconds as people read them; a station may have signed any."""
+    if not unix:
+        return "-"
+    if not 0 < unix <= LATEST:
+        return f"@{unix}"
+    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def ten_thousandths(text: str) -> int:

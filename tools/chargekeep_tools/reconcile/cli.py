@@ -327,7 +327,17 @@ def deliver_command(
     from chargekeep_tools.reconcile import ocpp
 
     try:
-        count = asyncio.run(ocpp.deliver(engine_for(home, database), csms, int(time.time())))
+        done = asyncio.run(ocpp.deliver(engine_for(home, database), csms, int(time.time())))
     except (OSError, WebSocketException, TimeoutError) as error:
         raise ToolError(f"{csms}: {error}", Exit.BROKER, "what it answered is kept; run it again")
-    show({"delivered": count}, as_json, lambda: print(f"{count} delivered"))
+    found = {"delivered": done.count, "refused": [one._asdict() for one in done.refused]}
+
+    def human() -> None:
+        print(f"{done.count} delivered")
+        if done.refused:
+            table(("station", "tx", "refused"), done.refused)
+
+    show(found, as_json, human)
+    if done.refused:
+        hint = "it goes on with them the next time; all else is delivered"
+        raise ToolError(f"{csms} refused {len(done.refused)}", Exit.REFUSED, hint)

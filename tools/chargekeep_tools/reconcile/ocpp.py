@@ -2,21 +2,34 @@
 
 An operator so keeps his back end. Each station connects under its own name; a transaction is
 marked as delivered when all its events were answered, and comes again whole after a crash: the
-same transactionId and seqNo tell the CSMS that it has it (OCPP 2.0.1 part 2, E04).
+same transactionId and seqNo tell the CSMS that it has it (OCPP 2.0.1 part 2, E04). What the CSMS
+refuses comes again the next time, and holds up nothing else.
 """
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from ocpp.exceptions import OCPPError
 from ocpp.v201 import ChargePoint, call, datatypes, enums
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
+from chargekeep_tools.options import LATEST
 from chargekeep_tools.reconcile.payload import TX_ENDED, TX_STARTED, TX_UPDATED, readable
-from chargekeep_tools.reconcile.schema import batches, bills, delivered, logs, records
+from chargekeep_tools.reconcile.schema import (
+    batches,
+    bills,
+    delivered,
+    logs,
+    records,
+    transactions,
+)
 
 _KINDS = {TX_STARTED: "Started", TX_UPDATED: "Updated", TX_ENDED: "Ended"}
 _PROTOCOL = Subprotocol("ocpp2.0.1")
@@ -34,25 +47,46 @@ REASONS = (
 ).split()
 
 
+class Refusal(NamedTuple):
+    """What a CSMS would not take: a transaction, or (None) anything of the station."""
+
+    station: str
+    tx: int | None
+    reason: str
+
+
+@dataclass
+class Delivery:
+    """How many transactions were answered, and which were refused."""
+
+    count: int = 0
+    refused: list[Refusal] = field(default_factory=list)
+
+
 def undelivered(connection: sa.Connection) -> list[Any]:
-    """Billed transactions that no CSMS has yet: log, station, log_id, tx; in order."""
+    """Billed transactions that no CSMS has yet, and the slots they are in; by station."""
     key = sa.and_(delivered.c.log == bills.c.log, delivered.c.tx == bills.c.tx)
+    same = sa.and_(transactions.c.log == bills.c.log, transactions.c.tx == bills.c.tx)
+    span = transactions.c.started_seq, transactions.c.ended_seq
     query = (
-        sa.select(logs.c.id, logs.c.station, logs.c.log_id, bills.c.tx)
+        sa.select(logs.c.id, logs.c.station, logs.c.log_id, bills.c.tx, *span)
         .select_from(bills)
         .join(logs, logs.c.id == bills.c.log)
+        .join(transactions, same)
         .outerjoin(delivered, key)
         .where(delivered.c.tx.is_(None))
-        .order_by(logs.c.id, bills.c.tx)
+        .order_by(logs.c.station, logs.c.id, bills.c.tx)
     )
     return list(connection.execute(query).all())
 
 
 def events(connection: sa.Connection, row: Any) -> Iterable[call.TransactionEvent]:
     """The TransactionEvents of one transaction, in the order of its records."""
+    low, high = sorted((row.started_seq, row.ended_seq))
     query = (
         sa.select(records)
         .where(records.c.log == row.id, records.c.type.in_(_KINDS))
+        .where(records.c.seq.between(low, high))
         .order_by(records.c.seq)
     )
     first = sa.select(sa.func.min(batches.c.received)).where(batches.c.log == row.id)
@@ -61,7 +95,8 @@ def events(connection: sa.Connection, row: Any) -> Iterable[call.TransactionEven
         found = readable(record["type"], record["payload"])
         if found is not None and found[1][0] == row.tx:
             # A station that did not know the time: when the host first heard of it.
-            when = record["time"] if record["time"] is not None else received
+            known = record["time"] is not None and 0 <= record["time"] <= LATEST
+            when = record["time"] if known else received
             stamp = datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             yield _event(row, record["type"], found[1], stamp)
 
@@ -108,38 +143,52 @@ def _name(names: Sequence[str], number: int) -> Any:
     return names[number - 1] if 0 < number <= len(names) else None
 
 
-async def deliver(engine: sa.Engine, url: str, now: int) -> int:
-    """Hand over what was not yet; returns how many transactions. `url`: without the station.
+async def deliver(engine: sa.Engine, url: str, now: int) -> Delivery:
+    """Hand over what was not yet. `url`: without the station.
 
     Raises OSError or what websockets raises where the CSMS is away; what it answered is marked.
     """
     with engine.connect() as connection:
         rows = undelivered(connection)
-    count = 0
-    for station in dict.fromkeys(row.station for row in rows):
-        async with connect(f"{url.rstrip('/')}/{station}", subprotocols=[_PROTOCOL]) as socket:
-            point = ChargePoint(station, socket)
-            own = [row for row in rows if row.station == station]
-            listening = asyncio.create_task(point.start())
-            working = asyncio.create_task(_deliver(engine, point, own, now))
-            try:
-                await asyncio.wait({working, listening}, return_when="FIRST_COMPLETED")
-                if not working.done():
-                    raise ConnectionError("closed by the CSMS")
-                count += working.result()
-            finally:
-                for task in (working, listening):
-                    task.cancel()
-                await asyncio.gather(working, listening, return_exceptions=True)
-    return count
+    done = Delivery()
+    for station, own in groupby(rows, lambda row: row.station):
+        where = f"{url.rstrip('/')}/{station}"
+        try:
+            async with connect(where, subprotocols=[_PROTOCOL]) as socket:
+                await _speak_as(ChargePoint(station, socket), engine, list(own), now, done)
+        except InvalidStatus as error:  # the CSMS is there, and does not know the station
+            done.refused.append(Refusal(station, None, str(error)))
+    return done
 
 
-async def _deliver(engine: sa.Engine, point: ChargePoint, rows: list[Any], now: int) -> int:
+async def _speak_as(
+    point: ChargePoint, engine: sa.Engine, rows: list[Any], now: int, done: Delivery
+) -> None:
+    listening = asyncio.create_task(point.start())
+    working = asyncio.create_task(_deliver(engine, point, rows, now, done))
+    try:
+        await asyncio.wait({working, listening}, return_when="FIRST_COMPLETED")
+        if not working.done():
+            raise ConnectionError("closed by the CSMS")
+        working.result()
+    finally:
+        for task in (working, listening):
+            task.cancel()
+        await asyncio.gather(working, listening, return_exceptions=True)
+
+
+async def _deliver(
+    engine: sa.Engine, point: ChargePoint, rows: list[Any], now: int, done: Delivery
+) -> None:
     for row in rows:
         with engine.connect() as connection:
             sent = list(events(connection, row))
-        for event in sent:
-            await point.call(event, suppress=False)
+        try:
+            for event in sent:
+                await point.call(event, suppress=False)
+        except OCPPError as error:  # of the CSMS, or of the library for what has no place in OCPP
+            done.refused.append(Refusal(row.station, row.tx, repr(error)))
+            continue
         with engine.begin() as connection:
             connection.execute(delivered.insert().values(log=row.id, tx=row.tx, at=now))
-    return len(rows)
+        done.count += 1
