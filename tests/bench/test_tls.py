@@ -7,10 +7,11 @@ import datetime
 
 import pytest
 
-from chargekeep_tools import broker, credentials
+from chargekeep_tools import broker, credentials, provision
 from chargekeep_tools.bench import firmware
 from chargekeep_tools.credentials import Auth, Authority
 from chargekeep_tools.home import Home
+from chargekeep_tools.sim.network import Network
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(7200)]
 TICK_MS = 250  # of the driver plane, app.py
@@ -74,7 +75,7 @@ async def go(host, port, user, password, files, prompt):
 @pytest.fixture
 def station(request, emulated, tmp_path, monkeypatch):
     """`connect(name, **how)` of a Pico W: what the broker said, the longest stall in ms, heap.
-    The authority has a P-256 key where the test asks for it, as those of 2026 and before."""
+    The authority has a P-256 key where the test asks for it, as an older home's has."""
     board = emulated
     if board.radio is None:
         pytest.skip(f"{board.name} has no network")
@@ -114,10 +115,10 @@ def station(request, emulated, tmp_path, monkeypatch):
     runner.stop()
 
 
-def set_clock(board):
-    now = datetime.datetime.now(datetime.UTC)
-    clock = *now.timetuple()[:3], 0, *now.timetuple()[3:6], 0
-    board.exec(f"import machine; machine.RTC().datetime({clock})")
+def clock():
+    """MicroPython that sets a board's clock."""
+    now = datetime.datetime.now(datetime.UTC).timetuple()
+    return f"import machine\nmachine.RTC().datetime({(*now[:3], 0, *now[3:6], 0)})\n"
 
 
 def late(board, connect, what, **how):
@@ -134,7 +135,7 @@ def late(board, connect, what, **how):
 def test_a_pico_w_believes_its_authority_alone(station):
     board, connect = station
     assert "starts in the future" in connect("cp-1")[0]  # its clock was never set
-    set_clock(board)
+    board.exec(clock())
     assert "does not match" in connect("cp-1", host=ELSEWHERE)[0]
     assert "not correctly signed" in connect("cp-1", ca="other.der")[0]
 
@@ -144,7 +145,7 @@ def test_a_pico_w_believes_its_authority_alone(station):
 
 def test_a_handshake_takes_no_tick_from_a_driver(station):
     board, connect = station
-    set_clock(board)
+    board.exec(clock())
     assert late(board, connect, "RSA, prompt suites") < TICK_MS
     assert TICK_MS < late(board, connect, "RSA, forward secrecy", prompt=False) < 2 * TICK_MS
 
@@ -152,5 +153,59 @@ def test_a_handshake_takes_no_tick_from_a_driver(station):
 @pytest.mark.parametrize("station", ["P-256"], indirect=True)
 def test_a_handshake_with_an_authority_of_before(station):
     board, connect = station
-    set_clock(board)
+    board.exec(clock())
     assert TICK_MS < late(board, connect, "P-256") < 2 * TICK_MS
+
+
+class Knocks(Network):
+    """Counts the connections that are begun."""
+
+    count = 0
+
+    async def _relay(self, reader, writer):
+        self.count += 1
+        await super()._relay(reader, writer)
+
+
+def test_a_driver_does_not_notice(emulated, home, commission, tmp_path):
+    """A card held to the reader while the running charger makes a handshake is answered as soon
+    as else, but for less than a tick; and a broker that refuses is asked ever more rarely."""
+    board = emulated
+    if board.radio is None:
+        pytest.skip(f"{board.name} has no network")
+    ports = tuple(broker.free_port() for _ in broker.PORTS)
+    link = Knocks(ports[1])
+    network = provision.network_map(
+        broker=(board.network_host, link.port), wifi=board.wifi, tls=True, ca=Authority(home).der
+    )
+    charger = commission(board, network=network)
+    board.put("main.py", clock().encode() + board.get("main.py"))
+    broker.configure(home, tmp_path / "etc", [board.network_host], ports=ports)
+    (tmp_path / "etc" / "passwords").write_text("")  # it refuses everyone, after the handshake
+    runner = broker.Broker(tmp_path / "broker", port=ports[0])
+    runner.run(tmp_path / "etc" / "mosquitto.conf")
+    forged = charger.token()[:-4] + "AAAA"
+
+    def answer_ms():
+        began = board.now_s
+        assert board.present(forged) == "REFUSED E114 Invalid"
+        return round(1000 * (board.now_s - began))
+
+    charger.start()
+    board.run(3)  # what else a start takes, and the first handshake
+    connecting, began = [], []
+    for n in range(5):
+        assert board.run(120, lambda knocks=link.count: link.count > knocks)
+        began.append(board.now_s)
+        board.run(0.12 * n)
+        connecting.append(answer_ms())
+    runner.stop()
+    board.run(2)
+    quiet = []
+    for _ in range(40):  # among what else the board has to do each second
+        board.run(0.37)
+        quiet.append(answer_ms())
+    print(f"{board.name}: answers in {quiet} ms, while it connects in {connecting} ms")
+    assert max(connecting) < max(quiet) + TICK_MS
+    assert began[-1] - began[0] > 12 and {"114", "601"} <= set(board.status["errors"])
+    link.close()
