@@ -1,12 +1,13 @@
 # The test vectors of RFC 8032 section 7.1 and the strict rules of verification.
 # also: cpython
 
+import hashlib
 from binascii import unhexlify
 
 from mptest import raises
 
 from chargekeep import borrow
-from chargekeep.credential import comb, ed25519
+from chargekeep.credential import comb, ed25519, tables
 from chargekeep.errors import KEY_WEAK, ChargekeepError
 
 L = 2**252 + 27742317777372353535851937790883648493
@@ -133,6 +134,9 @@ async def test_sign_async():
     assert await ed25519.sign_async(ed25519.SigningKey(seed), message) == signature
 
 
+BASE = ed25519.table_name(ed25519.MINUS_B)
+
+
 class Files:
     """A `Store` that counts writes."""
 
@@ -191,7 +195,7 @@ def test_tables_are_kept():
         assert ed25519.verify(*rows[0])
         assert len(made) == 3
         # Damage anywhere is found, and the table made anew.
-        (name,) = [files.path(n) for n in files.names() if n != "comb-" + base_kid()]
+        (name,) = [files.path(n) for n in files.names() if n != BASE]
         with open(name, "rb") as f:
             whole = f.read()
         assert len(whole) == 3072 + 36
@@ -207,7 +211,7 @@ def test_tables_are_kept():
             f.write(whole)
         other = ed25519.PreparedKey()
         ed25519._run(ed25519._prepare(other, rows[2][0]))
-        other.buffer[3072:-4] = ed25519._file(rows[2][0])[1]
+        other.buffer[3072:-4] = hashlib.sha256(rows[2][0]).digest()
         other.buffer[-4:] = ed25519._crc(other.buffer)
         with open(name, "wb") as f:
             f.write(other.buffer)
@@ -223,10 +227,39 @@ def test_tables_are_kept():
         files.close()
 
 
-def base_kid():
-    from binascii import hexlify
+async def test_the_tables_of_all_keys_in_use_are_kept():
+    files = Files()
+    files.remove = lambda name: __import__("os").remove(files.path(name))
+    rows = [row[1:] for row in vectors()]
+    keys = [row[0] for row in rows]
+    try:
+        ed25519.keep_tables(files)
+        for used in (keys[:2], keys[1:3], keys[:1] * 9, []):
+            await tables.keep(files, used)
+            assert files.names() == sorted({BASE} | {ed25519.table_name(key) for key in used})
+            count = files.written
+            await tables.keep(files, used)  # they are there
+            assert files.written == count
+        await tables.keep(files, keys[:1])
 
-    return hexlify(ed25519._file(ed25519._MINUS_B)[1][:4]).decode()
+        def made(*_):
+            raise AssertionError("made anew")
+
+        negative_table, comb.negative_table = comb.negative_table, made
+        ed25519._recent.public_key = None
+        assert ed25519.verify(*rows[0])
+        comb.negative_table = negative_table
+        for error in (MemoryError, OSError):
+
+            def write(name, data, error=error):
+                raise error
+
+            files.write = write
+            await tables.keep(files, keys[:2])
+            assert ed25519.verify(*rows[1])
+    finally:
+        ed25519._store = None
+        files.close()
 
 
 def flipped(data, at):

@@ -59,7 +59,7 @@ def _entries(table):
 def test_table(scalar):
     """The base point's comb table and others, entry by entry."""
     if scalar is None:
-        point, key = reference.B, ed25519._MINUS_B
+        point, key = reference.B, ed25519.MINUS_B
     else:
         point = reference.negate(reference.multiply(scalar, reference.B))
         key = reference.encode(reference.negate(point))
@@ -75,7 +75,7 @@ def test_multiplication():
     """Scalars at the ends of their range and of every kind of digit."""
     rng = random.Random(3)
     base = bytearray(curve.TABLE_SIZE)
-    assert ed25519._run(comb.negative_table(ed25519._MINUS_B, base))
+    assert ed25519._run(comb.negative_table(ed25519.MINUS_B, base))
     scalars = [0, 1, 2, 8, L - 2, L - 1, (L - 1) // 2, 2**43 - 1, 2**215, 2**252]
     scalars += [rng.randrange(L) for _ in range(10)]
     for scalar in scalars:

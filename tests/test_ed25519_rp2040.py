@@ -41,8 +41,8 @@ BOUNDARY = [
 def rp2040():
     """The modules as on RP2040, with the base point's table from the portable ones."""
     modules = load_credential()
-    modules.ed25519._base.table[:] = _table(plain._MINUS_B)
-    modules.ed25519._base.public_key = modules.ed25519._MINUS_B
+    modules.ed25519._base.table[:] = _table(plain.MINUS_B)
+    modules.ed25519._base.public_key = modules.ed25519.MINUS_B
     modules.asm.take()
     return modules
 

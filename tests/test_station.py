@@ -59,6 +59,19 @@ def test_garbage_at_the_reader_is_counted_and_the_next_token_accepted(demo: Demo
     await_error(demo, 200)
 
 
+def test_a_driver_waits_for_no_table_after_the_station_has_signed(demo: Demo):
+    home = Home(demo.operator.home)
+    keys = [record["public_key"] for record in home.keys() if record["role"] != "root"]
+    keys.append(home.station(STATION)["public_key"])
+    wanted = {f"comb-{wire.kid(bytes.fromhex(key)).hex()}" for key in keys}
+
+    def kept() -> bool:
+        found = {path.name for path in demo.station.folder.rglob("comb-*")}
+        return found > wanted and len(found) == len(wanted) + 1  # with the base point's
+
+    wait_until(kept, 20, "tables")
+
+
 def test_a_truncated_token_is_refused_wherever_it_is_cut(demo: Demo):
     token = demo.issue()
     for length in (4, 5, 6, 20, len(token) // 2, len(token) - 1):

@@ -287,10 +287,15 @@ class App:
 
     async def _attest(self):
         # In the background; what it takes is loaded for each transaction's end.
-        me = self.identity
+        me, trust = self.identity, self.objects.trust
+        kept = None  # version whose keys have their tables on flash
         meter = self.board.wiring["meter"].get("family", "sdm630")
         while True:
             await asyncio.sleep_ms(_HOUSEKEEPING_MS)
+            if trust.version != kept:
+                kept = trust.version
+                keys = [ed25519.public_key(me.seed)] + trust.keys()
+                await borrow("chargekeep.credential.tables").keep(self.objects.store, keys)
             if self.machine.ended:
                 args = (self.ledger, me.site, me.station, meter, self._kid, self._sign)
                 await borrow("chargekeep.transaction.evidence").attest(self.machine, *args)

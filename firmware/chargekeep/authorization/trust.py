@@ -60,6 +60,10 @@ class Trust:
         self._issuers = listed.issuers
         self._revoked = listed.revoked
 
+    def keys(self):
+        """The issuers' public keys."""
+        return [issuer[1] for issuer in self._issuers.values()]
+
     def key_for(self, kid, content_type, stored=False):
         """Public key of `kid` for a message of `content_type`.
 

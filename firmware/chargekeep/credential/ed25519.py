@@ -27,6 +27,7 @@ from chargekeep.credential.curve import (
 from chargekeep.credential.sha512 import Sha512
 from chargekeep.errors import KEY_WEAK, SIGNING_FAULT, ChargekeepError
 
+TABLE = "comb-"  # how the files of tables are called
 _TAIL = const(36)  # after a stored table: SHA-256 of the key, CRC-32 of all before
 
 _store = None
@@ -44,7 +45,7 @@ class PreparedKey:
 
 _recent = PreparedKey()  # of the last key that came as bytes
 _base = PreparedKey()  # of -B, so that its table is that of B
-_MINUS_B = b"\x58" + b"\x66" * 30 + b"\xe6"
+MINUS_B = b"\x58" + b"\x66" * 30 + b"\xe6"
 
 
 class SigningKey:
@@ -91,22 +92,21 @@ def keep_tables(store):
     _make_base()
 
 
-def _file(public_key):
-    digest = hashlib.sha256(public_key).digest()
-    return "comb-" + hexlify(digest[:4]).decode(), digest
+def table_name(public_key):
+    """The file of the store that holds the table of `public_key`, if one does."""
+    return TABLE + hexlify(hashlib.sha256(public_key).digest()[:4]).decode()
 
 
 def _load(prepared, public_key):
     # Whether the store had an intact table of this very key.
-    name, digest = _file(public_key)
     buffer = prepared.buffer
     try:
-        with open(_store.path(name), "rb") as f:
+        with open(_store.path(table_name(public_key)), "rb") as f:
             if f.readinto(buffer) != len(buffer):
                 return False
     except OSError:
         return False
-    return buffer[TABLE_SIZE:] == digest + _crc(buffer)
+    return buffer[TABLE_SIZE:] == hashlib.sha256(public_key).digest() + _crc(buffer)
 
 
 def _crc(buffer):
@@ -125,10 +125,9 @@ def _prepare(prepared, public_key, write=False):
                 made = step
                 yield
             if made and _store and write:
-                name, digest = _file(public_key)
-                prepared.buffer[TABLE_SIZE:-4] = digest
+                prepared.buffer[TABLE_SIZE:-4] = hashlib.sha256(public_key).digest()
                 prepared.buffer[-4:] = _crc(prepared.buffer)
-                _store.write(name, prepared.buffer)
+                _store.write(table_name(public_key), prepared.buffer)
     if made:
         prepared.public_key = public_key
     yield made
@@ -137,7 +136,7 @@ def _prepare(prepared, public_key, write=False):
 def _make_base():
     # In one go, so that no task sees half a table.
     if _base.public_key is None:
-        _run(_prepare(_base, _MINUS_B, True))
+        _run(_prepare(_base, MINUS_B, True))
 
 
 def _multiply_base(scalar):
@@ -155,6 +154,11 @@ def prepare(public_key):
     if not _run(_prepare(prepared, bytes(public_key), True)):
         raise ChargekeepError(KEY_WEAK, "public key")
     return prepared
+
+
+async def store_table(public_key):
+    """Have the store of `keep_tables` hold the table of 32 bytes `public_key`; for tables.py."""
+    await _run_async(_prepare(PreparedKey(), public_key, True))
 
 
 def _with_table(key, use, patient):
