@@ -157,7 +157,8 @@ class Board(ABC):
     @property
     def status(self) -> dict[str, Any]:
         """The newest status that the application printed; empty before the first."""
-        for line in reversed(self.console.splitlines()):
+        whole, _, _ = self.console.rpartition("\n")
+        for line in reversed(whole.splitlines()):
             if line.startswith('{"') and line.endswith("}"):
                 return json.loads(line)
         return {}
