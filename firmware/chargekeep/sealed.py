@@ -34,7 +34,7 @@ class SealedStore(Store):
         if data is None or name not in SECRETS:
             return data
         at = len(data) - _TAG
-        if at < _NONCE or not _same(data[at:], self._tag(name, data[:at])):
+        if at < _NONCE or not _same(data[at:], self.tag(name, data[:at])):
             raise ChargekeepError(errors.SECRET, name)
         return self._crypt(data[:_NONCE], data[_NONCE:at])
 
@@ -44,11 +44,12 @@ class SealedStore(Store):
             # Never used before, or two contents would share a key stream
             nonce = os.urandom(_NONCE)
             sealed = nonce + self._crypt(nonce, data)
-            data = sealed + self._tag(name, sealed)
+            data = sealed + self.tag(name, sealed)
         super().write(name, data)
 
-    def _tag(self, name, sealed):
-        return hmac_sha256(self._tag_key, name.encode() + b"\0" + sealed)[:_TAG]
+    def tag(self, name, data):
+        """16 bytes that only this board can have put under `data` in the file `name`."""
+        return hmac_sha256(self._tag_key, name.encode() + b"\0" + data)[:_TAG]
 
     def _crypt(self, nonce, data):
         # HMAC-SHA256 in counter mode: stock images of some boards have no AES

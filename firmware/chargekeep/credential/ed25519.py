@@ -11,7 +11,7 @@
 
 import asyncio
 import hashlib
-from binascii import crc32, hexlify
+from binascii import hexlify
 
 from micropython import const
 
@@ -28,7 +28,7 @@ from chargekeep.credential.sha512 import Sha512
 from chargekeep.errors import KEY_WEAK, SIGNING_FAULT, ChargekeepError
 
 TABLE = "comb-"  # how the files of tables are called
-_TAIL = const(36)  # after a stored table: SHA-256 of the key, CRC-32 of all before
+_TAG = const(16)  # of the store, after a table: whoever can change one can forge signatures
 
 _store = None
 
@@ -38,7 +38,7 @@ class PreparedKey:
 
     def __init__(self):
         self.public_key = None
-        self.buffer = bytearray(TABLE_SIZE + _TAIL)
+        self.buffer = bytearray(TABLE_SIZE + _TAG)
         self.table = memoryview(self.buffer)[:TABLE_SIZE]
         self.users = 0  # computations that hold it
 
@@ -84,7 +84,7 @@ async def _run_async(steps):
 
 def keep_tables(store):
     """Call at start: makes the base point's table, and from now on keeps that and the tables of
-    `prepare` in `store`, to read them back instead of making them anew.
+    `prepare` in `store` (sealed.py), to read them back instead of making them anew.
     """
     global _store
     _store = store
@@ -106,11 +106,13 @@ def _load(prepared, public_key):
                 return False
     except OSError:
         return False
-    return buffer[TABLE_SIZE:] == hashlib.sha256(public_key).digest() + _crc(buffer)
+    return buffer[TABLE_SIZE:] == _tag(public_key, prepared.table)
 
 
-def _crc(buffer):
-    return crc32(memoryview(buffer)[:-4]).to_bytes(4, "big")
+def _tag(public_key, table):
+    h = hashlib.sha256(public_key)
+    h.update(table)
+    return _store.tag(table_name(public_key), h.digest())
 
 
 def _prepare(prepared, public_key, write=False):
@@ -125,8 +127,7 @@ def _prepare(prepared, public_key, write=False):
                 made = step
                 yield
             if made and _store and write:
-                prepared.buffer[TABLE_SIZE:-4] = hashlib.sha256(public_key).digest()
-                prepared.buffer[-4:] = _crc(prepared.buffer)
+                prepared.buffer[TABLE_SIZE:] = _tag(public_key, prepared.table)
                 _store.write(table_name(public_key), prepared.buffer)
     if made:
         prepared.public_key = public_key
