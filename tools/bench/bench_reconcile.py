@@ -147,20 +147,22 @@ class SenderBroker(Broker):
         return path
 
     def queue(self, client_id: str, sent: Sent) -> None:
-        """Keep `sent` for the client `client_id`, who is away."""
-        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id, clean_session=False)
-        client.username_pw_set(RECONCILER, "r")
+        """Keep `sent` for the client `client_id`, who is away, and nothing of an earlier turn."""
         granted: list[object] = []
-        client.on_subscribe = lambda *arguments: granted.append(arguments)
-        client.connect(self.host, self.port)
-        client.loop_start()
-        while not client.is_connected():
-            time.sleep(0.01)
-        client.subscribe(TOPIC, 1)
-        while not granted:
-            time.sleep(0.01)
-        client.disconnect()
-        client.loop_stop()
+        for clean in (True, False):
+            client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id, clean_session=clean)
+            client.username_pw_set(RECONCILER, "r")
+            client.on_subscribe = lambda *arguments: granted.append(arguments)
+            client.connect(self.host, self.port)
+            client.loop_start()
+            while not client.is_connected():
+                time.sleep(0.01)
+            if not clean:
+                client.subscribe(TOPIC, 1)
+                while not granted:
+                    time.sleep(0.01)
+            client.disconnect()
+            client.loop_stop()
         publish.send(self.url("sender"), [(topic, data, False) for topic, data in sent])
 
 
