@@ -1,6 +1,6 @@
 # Keeps the tables of all keys that a station works with on flash: to change between the issuer of
-# a driver's token and its own key takes 8 ms then, in place of 0.2 s.
-# Loaded when the trust list is another, and given back. A table takes 4 KiB of the file system.
+# a driver's token and its own key takes 8 ms then, in place of 0.2 s. Loaded when the trust list is
+# another, and given back. A table takes 4 KiB of the file system.
 
 import os
 
@@ -16,14 +16,17 @@ async def keep(store, public_keys):
 
     Where it has no room left, tables are made each time they are needed.
     """
-    public_keys = public_keys[:_MOST]
-    names = [ed25519.table_name(key) for key in public_keys]
-    names.append(ed25519.table_name(ed25519.MINUS_B))
+    wanted = {ed25519.table_name(key): key for key in public_keys[:_MOST]}
+    base = ed25519.table_name(ed25519.MINUS_B)
     for name in os.listdir(store.root):
-        if name.startswith(ed25519.TABLE) and name not in names:
+        if not name.startswith(ed25519.TABLE) or name == base:
+            continue
+        if name not in wanted:
             store.remove(name)
+        else:
+            del wanted[name]  # it is there
     try:
-        for key in public_keys:
+        for key in wanted.values():
             await ed25519.store_table(key)
     except (MemoryError, OSError):
         pass
