@@ -1,6 +1,6 @@
 # Keeps the tables of all keys that a station works with on flash: to change between the issuer of
-# a driver's token and its own key takes 8 ms then, in place of 0.2 s. Loaded when the trust list is
-# another, and given back. A table takes 4 KiB of the file system.
+# a driver's token and its own key takes 8 ms then, in place of 0.2 s. Loaded at each start and
+# when the trust list is another, and given back. A table takes 4 KiB of the file system.
 
 import os
 
