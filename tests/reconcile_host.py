@@ -7,7 +7,8 @@ from chargekeep_tools import keys, wire
 from chargekeep_tools.reconcile import cli
 from chargekeep_tools.reconcile.database import connect
 from chargekeep_tools.reconcile.exceptions import conditions
-from chargekeep_tools.reconcile.schema import exceptions
+from chargekeep_tools.reconcile.schema import exceptions, metadata
+from chargekeep_tools.reconcile.store import Store
 from chargekeep_tools.reconcile.worker import Message
 
 
@@ -28,6 +29,13 @@ class Host:
         self.reconciler = cli.reconciler_for(self.home, self.engine, None, self.publish)
         books = self.reconciler.projector.knows.books
         books.issued = lambda site, cti, kid, at: self.issued(cti)
+
+    def empty(self):
+        """Forget everything that was stored."""
+        with self.engine.begin() as connection:
+            for table in reversed(metadata.sorted_tables):
+                connection.execute(table.delete())
+        self.reconciler.store = Store(self.engine)
 
     def add(self, charger):
         self.home.save_station(charger.record())

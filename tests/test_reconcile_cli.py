@@ -99,14 +99,13 @@ def test_evidence_of_before_a_station_was_replaced_verifies(host, monkeypatch, c
         assert not ended.value.code and "1000 Wh" in capsys.readouterr().out
 
 
-def test_evidence_that_came_is_verified_as_the_driver_gets_it(run, host, tmp_path):
+def test_evidence_that_came_is_verified_as_the_driver_gets_it(run, host):
     replica = host.add(Replica(SITE, "cp-2"))
     attest(replica, charge(replica, 1234))
     charge(replica)  # without evidence
     host.give(replica, *replica.batches())
-    file = tmp_path / "evidence"
-    file.write_text(run(["reconcile", "evidence", "cp-2", "1"]))
-    verified = evidence.verify(bytes.fromhex(file.read_text()), replica.public)
+    sealed = bytes.fromhex(run(["reconcile", "evidence", "cp-2", "1"]))
+    verified = evidence.verify(sealed, replica.public)
     assert (verified.tx_id, verified.energy_wh) == (1, 1234)
     for station, tx in (("cp-2", "2"), ("cp-2", "3"), ("cp-9", "1")):
         text = run(["reconcile", "evidence", station, tx], Exit.FAILED)
@@ -119,10 +118,9 @@ def test_a_time_that_is_no_date_is_shown_as_it_is(run, host):
     attest(replica, charge(replica))
     host.give(replica, *replica.batches())
     assert f"@{1 << 39}" in run(["reconcile", "bill", "--station", "cp-2"])
-    file = f"{host.home.root}/evidence"
-    Path(file).write_text(run(["reconcile", "evidence", "cp-2", "1"]))
+    sealed = bytes.fromhex(run(["reconcile", "evidence", "cp-2", "1"]))
     with pytest.raises(evidence.EvidenceError):
-        evidence.verify(bytes.fromhex(Path(file).read_text()), replica.public)
+        evidence.verify(sealed, replica.public)
 
 
 def test_metrics_that_are_documented_or_watched_exist(host):

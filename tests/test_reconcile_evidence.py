@@ -19,10 +19,8 @@ from chargekeep_tools.reconcile.schema import (
     adjustments,
     bills,
     exceptions,
-    metadata,
     transactions,
 )
-from chargekeep_tools.reconcile.store import Store
 from chargekeep_tools.sim.replica import METER_SEGMENT, TX_ENDED, TX_STARTED, Replica
 
 PRICED = (7, 1)
@@ -248,10 +246,7 @@ def check_told(host, teller):
         if kind == TX_STARTED:
             body[7:9] = PRICED
         replica.append(kind, body)
-    with host.engine.begin() as connection:
-        for table in reversed(metadata.sorted_tables):
-            connection.execute(table.delete())
-    host.reconciler.store = Store(host.engine)
+    host.empty()
     host.chargers = {}
     host.reconciler.stations.get = lambda *_: replica.station
     host.give(replica, *replica.batches())

@@ -16,7 +16,7 @@ from reconcile_host import Host
 from sqlalchemy.exc import OperationalError
 
 from chargekeep_tools.reconcile import cli, store
-from chargekeep_tools.reconcile.schema import bills, metadata, records
+from chargekeep_tools.reconcile.schema import bills, records
 from chargekeep_tools.reconcile.worker import Message
 from chargekeep_tools.sim.replica import Replica
 
@@ -257,10 +257,7 @@ def any_order_host(tmp_path_factory):
     def begin(replica):
         """An empty database for this replica."""
         replica.acknowledged = 0
-        with host.engine.begin() as connection:
-            for table in reversed(metadata.sorted_tables):
-                connection.execute(table.delete())
-        host.reconciler.store = store.Store(host.engine)
+        host.empty()
         host.chargers = {replica.name: replica}
         station = replica.station
         host.reconciler.stations.get = lambda *_: station

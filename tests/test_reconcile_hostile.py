@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 from reconcile_host import Host
 
 from chargekeep_tools import wire
-from chargekeep_tools.reconcile.schema import metadata
-from chargekeep_tools.reconcile.store import Store
 from chargekeep_tools.reconcile.verify import open_batch
 from chargekeep_tools.reconcile.worker import Message
 from chargekeep_tools.sim.replica import Replica
@@ -72,10 +70,7 @@ def host(tmp_path_factory):
 
 
 def check(host, encoded):
-    with host.engine.begin() as connection:
-        for table in reversed(metadata.sorted_tables):
-            connection.execute(table.delete())
-    host.reconciler.store = Store(host.engine)
+    host.empty()
     bad, good = station("cp-1"), station("cp-2")
     host.chargers = {replica.name: replica for replica in (bad, good)}
     stations = {replica.name: replica.station for replica in (bad, good)}

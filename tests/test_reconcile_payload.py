@@ -10,8 +10,7 @@ from reconcile_host import Host
 from chargekeep_tools import wire
 from chargekeep_tools.reconcile import cli
 from chargekeep_tools.reconcile.payload import EVIDENCE, TX_STARTED, read
-from chargekeep_tools.reconcile.schema import exceptions, metadata
-from chargekeep_tools.reconcile.store import Store
+from chargekeep_tools.reconcile.schema import exceptions
 from chargekeep_tools.sim.replica import Replica
 
 REPLICA = Replica(SITE, "cp-1")
@@ -62,10 +61,7 @@ def postgres_host(tmp_path_factory):
 
 
 def check(host, records, stamp):
-    with host.engine.begin() as connection:
-        for table in reversed(metadata.sorted_tables):
-            connection.execute(table.delete())
-    host.reconciler.store = Store(host.engine)
+    host.empty()
     replica = Replica(SITE, "cp-1")
     host.chargers = {replica.name: replica}
     host.reconciler.stations.get = lambda *_: replica.station
