@@ -286,7 +286,7 @@ class App:
             await asyncio.sleep_ms(_TICK_MS)
 
     async def _attest(self):
-        # In the background; what it takes is loaded for each transaction's end.
+        # In the background; what it takes is loaded when there is something to do.
         me, trust = self.identity, self.objects.trust
         kept = None  # version whose keys have their tables on flash
         meter = self.board.wiring["meter"].get("family", "sdm630")

@@ -89,16 +89,20 @@ def events(connection: sa.Connection, row: Any) -> Iterable[call.TransactionEven
         .where(records.c.seq.between(low, high))
         .order_by(records.c.seq)
     )
-    first = sa.select(sa.func.min(batches.c.received)).where(batches.c.log == row.id)
-    received = connection.scalar(first) or 0
-    for record in connection.execute(query).mappings():
+    for record in connection.execute(query).mappings().all():
         found = readable(record["type"], record["payload"])
         if found is not None and found[1][0] == row.tx:
-            # A station that did not know the time: when the host first heard of it.
-            known = record["time"] is not None and 0 <= record["time"] <= LATEST
-            when = record["time"] if known else received
+            when = record["time"]
+            if when is None or not 0 <= when <= LATEST:
+                when = _first_heard(connection, row.id)
             stamp = datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             yield _event(row, record["type"], found[1], stamp)
+
+
+def _first_heard(connection: sa.Connection, log: int) -> int:
+    """Stands for the time of a station that did not know it."""
+    first = sa.select(sa.func.min(batches.c.received)).where(batches.c.log == log)
+    return connection.scalar(first) or 0
 
 
 def _event(row: Any, kind: int, body: list[Any], stamp: str) -> call.TransactionEvent:
